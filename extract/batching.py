@@ -1,0 +1,43 @@
+"""Row order and batches: fixed before the first forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..schemas import Text
+
+__all__ = ["order_texts", "pack_batches"]
+
+
+def order_texts(texts: Sequence[Text]) -> list[Text]:
+    """Return texts in the row order of every run: by characters, ties by id.
+
+    Characters, not tokens, so that runs of different models have the same rows.
+    """
+    return sorted(texts, key=lambda text: (text.n_chars, text.id))
+
+
+def pack_batches(lengths: Sequence[int], *, batch_tokens: int) -> list[list[int]]:
+    """Return row indices in batches of like length.
+
+    Rows are taken by length, so padding is small; a batch holds as many rows as fit into
+    ``batch_tokens`` = rows x longest row, and at least one. The result depends on the arguments
+    alone: a block that is run again gets the same batches, hence the same bits on a CPU.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of each row of one block.
+    batch_tokens
+        Upper bound of rows x longest row.
+    """
+    batches: list[list[int]] = []
+    current: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if current and (len(current) + 1) * lengths[row] > batch_tokens:
+            batches.append(current)
+            current = []
+        current.append(row)
+    if current:
+        batches.append(current)
+    return batches

@@ -1,0 +1,285 @@
+"""Loading models and tokenizers, and recording which ones they are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from ..models import organism_path
+from ..schemas import (
+    InvalidInputError,
+    ModelInfo,
+    NotFoundError,
+    TokenizerInfo,
+    digest_json,
+)
+from .blocks import find_blocks
+
+__all__ = ["LoadedModel", "ModelSource", "load_model", "resolve_source"]
+
+# What decides a model's outputs, so what a local folder's content digest covers.
+_DIGEST_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt"}
+_NOT_CONTENT = {"behaviour.json"}  # a report about the weights, not a part of them
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from: a local folder or a hub id with a revision."""
+
+    name: str
+    path: Path | None = None
+    revision: str | None = None
+
+    @property
+    def location(self) -> str:
+        """What transformers is asked to load."""
+        return str(self.path) if self.path else self.name
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its tokenizer, on one device, with gradients off.
+
+    ``model`` is None where only the plan was asked for (no weights read).
+    """
+
+    source: ModelSource
+    info: ModelInfo
+    tokenizer: Any
+    tokenizer_info: TokenizerInfo
+    max_positions: int | None
+    device: torch.device
+    model: nn.Module | None = None
+
+    @property
+    def network(self) -> nn.Module:
+        """The model; raises InvalidInputError where its weights were not loaded."""
+        if self.model is None:
+            msg = f"{self.info.name}: only its config was loaded; load it with weights=True"
+            raise InvalidInputError(msg)
+        return self.model
+
+
+def resolve_source(model: str, *, revision: str | None = None) -> ModelSource:
+    """Return where ``model`` comes from.
+
+    ``bundled:NAME`` is a model organism of this package; an existing folder is itself; anything
+    else of the form ``name`` or ``owner/name`` is a hub id.
+
+    Raises
+    ------
+    NotFoundError
+        If it looks like a path but no folder with a ``config.json`` is there.
+    """
+    if model.startswith("bundled:"):
+        name = model.removeprefix("bundled:")
+        return ModelSource(name=name, path=organism_path(name))
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            msg = f"{model}: no config.json in this folder; expected a transformers model"
+            raise NotFoundError(msg)
+        return ModelSource(name=path.resolve().name, path=path)
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        msg = f"{model}: no such folder; expected a transformers model or a hub id like owner/name"
+        raise NotFoundError(msg)
+    return ModelSource(name=model, revision=revision)
+
+
+def load_model(
+    model: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    attn_implementation: str | None = None,
+    weights: bool = True,
+    head: bool = False,
+) -> LoadedModel:
+    """Return a model in evaluation mode with its tokenizer.
+
+    Parameters
+    ----------
+    model
+        ``bundled:NAME``, a local folder, or a hub id.
+    revision
+        Branch, tag or commit of a hub model.
+    dtype
+        ``auto`` takes the checkpoint's own.
+    device
+        ``auto`` takes the first accelerator, else the CPU.
+    attn_implementation
+        None takes the library's default, but ``eager`` for models with soft-capped attention
+        logits, which sdpa drops (ENGINES 18).
+    weights
+        False reads the config and the tokenizer only: enough to plan a run.
+    head
+        Whether to load the language-model head, which extraction does not run.
+
+    Raises
+    ------
+    NotFoundError
+        If the model is not there, or the hub cannot be reached.
+    InvalidInputError
+        If its files cannot be read, or it has no residual blocks that we can find.
+    """
+    source = resolve_source(model, revision=revision)
+    target = _pick_device(device)
+    with _quiet_transformers(), _explained(source):
+        kwargs: dict[str, Any] = {"revision": source.revision} if source.path is None else {}
+        config = AutoConfig.from_pretrained(source.location, **kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(source.location, **kwargs)
+        text_config = config.get_text_config()
+        torch_dtype = _pick_dtype(dtype, text_config)
+        attention = attn_implementation or (
+            "eager" if getattr(text_config, "attn_logit_softcapping", None) else None
+        )
+        auto = AutoModelForCausalLM if head else AutoModel
+        if weights:
+            network = auto.from_pretrained(
+                source.location,
+                dtype=torch_dtype,
+                attn_implementation=attention,
+                use_safetensors=True,  # never unpickle what was downloaded
+                **kwargs,
+            ).to(target)
+        else:
+            with torch.device("meta"):
+                network = auto.from_config(config, dtype=torch_dtype, attn_implementation=attention)
+    network.eval().requires_grad_(requires_grad=False)
+    backbone = network.base_model
+    blocks = find_blocks(backbone)
+    info = ModelInfo(
+        name=source.name,
+        revision=getattr(config, "_commit_hash", None) if source.path is None else None,
+        content_digest=_folder_digest(source.path) if source.path else None,
+        architecture=(config.architectures or [type(network).__name__])[0],
+        n_layers=len(blocks),
+        hidden_size=text_config.hidden_size,
+        n_parameters=sum(p.numel() for p in backbone.parameters()),
+        dtype=str(torch_dtype).removeprefix("torch."),
+        attn_implementation=backbone.config._attn_implementation,
+        quantization=_quantization(config),
+    )
+    return LoadedModel(
+        source=source,
+        info=info,
+        tokenizer=tokenizer,
+        tokenizer_info=_tokenizer_info(tokenizer),
+        max_positions=getattr(text_config, "max_position_embeddings", None),
+        device=target,
+        model=network if weights else None,
+    )
+
+
+def _pick_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device(torch.accelerator.current_accelerator() or "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as err:
+        msg = f"device {device!r} is unknown; expected auto, cpu, cuda, cuda:1, mps"
+        raise InvalidInputError(msg) from err
+
+
+def _pick_dtype(dtype: str, config: Any) -> torch.dtype:  # noqa: ANN401  # configs have no type
+    if dtype != "auto":
+        return getattr(torch, dtype)  # type: ignore[no-any-return]
+    found = getattr(config, "dtype", None)
+    if isinstance(found, str):
+        found = getattr(torch, found)
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
+def _quantization(config: Any) -> str | None:  # noqa: ANN401
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return None
+    method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+    return str(getattr(method, "value", method))
+
+
+def _folder_digest(path: Path) -> str:
+    """Return ``sha256:<hex>`` over the names and contents of a model folder's files."""
+    files = {
+        file.name: _file_digest(file)
+        for file in sorted(path.iterdir())
+        if file.is_file() and file.suffix in _DIGEST_SUFFIXES and file.name not in _NOT_CONTENT
+    }
+    return digest_json(files)
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tokenizer_info(tokenizer: Any) -> TokenizerInfo:  # noqa: ANN401
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        msg = (
+            f"{type(tokenizer).__name__} has no character offsets; "
+            "expected a fast tokenizer (tokenizer.json)"
+        )
+        raise InvalidInputError(msg)
+    template = tokenizer.chat_template
+    return TokenizerInfo(
+        digest="sha256:" + hashlib.sha256(backend.to_str().encode()).hexdigest(),
+        chat_template_digest=digest_json(template) if template else None,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+    )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers' bars and notes off the terminal while a model loads."""
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+@contextmanager
+def _explained(source: ModelSource) -> Iterator[None]:
+    """Turn what transformers raises for a bad model into one line that says what to do."""
+    try:
+        yield
+    except OSError as err:
+        reason = str(err).strip().splitlines()[0]
+        if source.path is not None:
+            msg = f"{source.name}: the model folder cannot be read: {reason}"
+            raise InvalidInputError(msg) from err
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        msg = (
+            f"{source.name}: not a folder here, and not to be had from the hub{offline}; check the "
+            "spelling, the network, and for a gated model that you accepted its licence and set "
+            f"HF_TOKEN: {reason}"
+        )
+        raise NotFoundError(msg) from err
+    except (ValueError, KeyError, RuntimeError, TypeError, _safetensors_error()) as err:
+        reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+        msg = f"{source.name}: the model cannot be loaded: {reason}"
+        raise InvalidInputError(msg) from err
+
+
+def _safetensors_error() -> type[Exception]:
+    from safetensors import SafetensorError
+
+    return SafetensorError  # type: ignore[no-any-return]

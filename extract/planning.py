@@ -1,0 +1,196 @@
+"""The plan of a run: every row, shape and block, fixed before the model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..corpus import texts_digest
+from ..schemas import (
+    ArraySpec,
+    CaptureSpec,
+    ExtractSpec,
+    InvalidInputError,
+    RunPlan,
+    Text,
+    array_name,
+    canonical_json,
+    norm_name,
+)
+from ..store import rows_per_block
+from .batching import order_texts, pack_batches
+from .loading import LoadedModel
+from .rendering import TokenRow, render_texts
+
+__all__ = ["TOKEN_MASK", "PreparedRun", "prepare_run"]
+
+TOKEN_MASK = "response tokens without special tokens"  # not a password
+_LABELS = {"positive": 1, "negative": 0, "neutral": -1}
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A plan with the rows it was made from."""
+
+    plan: RunPlan
+    rows: list[TokenRow]
+    coords: dict[str, np.ndarray]
+    token_data: dict[str, np.ndarray]
+
+    def batches(self, block: int) -> list[list[int]]:
+        """Return the batches of ``block`` as lists of row numbers."""
+        span = self.plan.block_rows(block)
+        lengths = [row.n_tokens for row in self.rows[span]]
+        packed = pack_batches(lengths, batch_tokens=self.plan.batch_tokens)
+        return [[span.start + i for i in batch] for batch in packed]
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the run will cost, as plain values.
+
+        ``bytes`` are uncompressed; ``padding`` is the share of computed positions that are pads.
+        """
+        plan = self.plan
+        batches = [b for block in range(plan.n_blocks) for b in self.batches(block)]
+        computed = sum(len(b) * max(self.rows[i].n_tokens for i in b) for b in batches)
+        sizes = {a.name: int(np.prod(a.shape)) * 4 for a in plan.arrays}
+        per_block = sum(len(plan.layers) if "hidden" in a.dims else 1 for a in plan.arrays)
+        return {
+            "run": plan.run,
+            "model": plan.model.name,
+            "texts": plan.n_texts,
+            "tokens": plan.n_tokens,
+            "layers": len(plan.layers),
+            "hidden": plan.model.hidden_size,
+            "blocks": plan.n_blocks,
+            "rows_per_block": plan.rows_per_block,
+            "batches": len(batches),
+            "padding": round(1 - plan.n_tokens / computed, 4),
+            "bytes": sum(sizes.values()),
+            "bytes_per_array": sizes,
+            "objects": per_block * plan.n_blocks,
+            "plan_id": plan.fingerprint(),
+        }
+
+
+def prepare_run(
+    texts: Sequence[Text],
+    loaded: LoadedModel,
+    *,
+    run: str,
+    corpus: str,
+    capture: CaptureSpec,
+    extract: ExtractSpec,
+) -> PreparedRun:
+    """Return the plan of running ``loaded`` over ``texts``; needs no weights.
+
+    Raises
+    ------
+    InvalidInputError
+        If the texts do not fit the model, or a layer does not exist.
+    """
+    info = loaded.info
+    layers = (
+        tuple(range(info.n_layers)) if capture.layers == "all" else tuple(sorted(capture.layers))
+    )
+    if layers[-1] >= info.n_layers:
+        msg = f"layer {layers[-1]} does not exist: {info.name} has layers 0 to {info.n_layers - 1}"
+        raise InvalidInputError(msg)
+    rows = render_texts(
+        order_texts(texts), loaded.tokenizer, spec=capture, max_positions=loaded.max_positions
+    )
+    n = len(rows)
+    shape3 = (n, len(layers), info.hidden_size)
+    arrays = [
+        ArraySpec(
+            name=array_name(site, pool),
+            dims=("text", "layer", "hidden"),
+            shape=shape3,
+            attrs={"site": site, "pool": pool, "token_mask": _mask_of(pool)},
+        )
+        for site in capture.sites
+        for pool in capture.pools
+    ]
+    arrays += [
+        ArraySpec(
+            name=norm_name(site),
+            dims=("text", "layer"),
+            shape=shape3[:2],
+            attrs={"site": site, "token_mask": "all tokens without special tokens"},
+        )
+        for site in capture.sites
+    ]
+    per_block = extract.rows_per_block or rows_per_block(
+        n, info.hidden_size, chunk_bytes=extract.chunk_bytes
+    )
+    plan = RunPlan(
+        run=run,
+        corpus=corpus,
+        corpus_digest=texts_digest(texts),
+        model=info,
+        tokenizer=loaded.tokenizer_info,
+        capture=capture,
+        layers=layers,
+        n_texts=n,
+        n_tokens=sum(row.n_tokens for row in rows),
+        rows_digest=_rows_digest(rows),
+        rows_per_block=min(per_block, n),
+        batch_tokens=extract.batch_tokens,
+        arrays=tuple(arrays),
+        seed=extract.seed,
+    )
+    return PreparedRun(plan, rows, _coords(rows, layers), _token_data(rows))
+
+
+def _mask_of(pool: str) -> str:
+    return TOKEN_MASK if pool == "mean_response" else f"one token: {pool}"
+
+
+def _rows_digest(rows: Sequence[TokenRow]) -> str:
+    """Return ``sha256:<hex>`` over text ids, token ids and response spans in row order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        head = {"id": row.text.id, "n": row.n_tokens, "total": row.n_total}
+        digest.update(canonical_json(head).encode())
+        digest.update(row.ids.astype("<i4").tobytes())
+        digest.update(np.packbits(row.response).tobytes())
+    return "sha256:" + digest.hexdigest()
+
+
+def _coords(rows: Sequence[TokenRow], layers: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return the coordinates that are known before the model runs."""
+    texts = [row.text for row in rows]
+    strings: Mapping[str, list[str]] = {
+        "text": [t.id for t in texts],
+        "arm": [t.arm for t in texts],
+        "pair": [t.pair or "" for t in texts],
+        "scenario": [t.scenario for t in texts],
+        "category": [t.category for t in texts],
+        "generator": [t.generator for t in texts],
+        "split": [t.split for t in texts],
+        "subset": [t.subset for t in texts],
+        "variant": [t.variant for t in texts],
+    }
+    counts = {
+        "n_tokens": [row.n_tokens for row in rows],
+        "n_tokens_total": [row.n_total for row in rows],
+        "n_prompt_tokens": [row.n_prompt for row in rows],
+        "n_response_tokens": [int(row.response.sum()) for row in rows],
+        "n_chars": [t.n_chars for t in texts],
+    }
+    return {
+        **{name: np.array(values, dtype=np.str_) for name, values in strings.items()},
+        **{name: np.array(values, dtype=np.int32) for name, values in counts.items()},
+        "label": np.array([_LABELS[t.arm] for t in texts], dtype=np.int8),
+        "layer": np.array(layers, dtype=np.int32),
+    }
+
+
+def _token_data(rows: Sequence[TokenRow]) -> dict[str, np.ndarray]:
+    """Return the token ids of all rows, flat, with the offset of each text."""
+    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum([row.n_tokens for row in rows], out=offsets[1:])
+    return {"token_id": np.concatenate([row.ids for row in rows]), "token_offset": offsets}

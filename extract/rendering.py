@@ -1,0 +1,192 @@
+"""From texts to token ids, with the spans that pools are taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+
+from ..schemas import CaptureSpec, InvalidInputError, Text
+
+__all__ = ["TokenRow", "chat_messages", "render_prompt", "render_texts"]
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One text as tokens.
+
+    ``ids`` (token,) int32; ``special`` and ``response`` (token,) bool. ``response`` covers every
+    token that holds a character of the response; ``n_total`` counts before truncation.
+    """
+
+    text: Text
+    ids: npt.NDArray[np.int32]
+    special: npt.NDArray[np.bool_]
+    response: npt.NDArray[np.bool_]
+    n_total: int
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that are run."""
+        return len(self.ids)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether tokens were cut off."""
+        return self.n_total > len(self.ids)
+
+    @property
+    def n_prompt(self) -> int:
+        """Tokens before the first of the response."""
+        return int(np.argmax(self.response))
+
+
+def chat_messages(system: str | None, prompt: str | None) -> list[dict[str, str]]:
+    """Return the turns before the answer."""
+    turns = [("system", system), ("user", prompt)]
+    return [{"role": role, "content": content} for role, content in turns if content is not None]
+
+
+def render_prompt(tokenizer: Any, messages: list[dict[str, str]]) -> str:  # noqa: ANN401
+    """Return the turns as the chat template writes them, up to where the answer begins."""
+    try:
+        return str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        )
+    except jinja2.TemplateError as err:
+        roles = [m["role"] for m in messages]
+        msg = f"the chat template refuses turns of {roles}: {err}; leave out the system text"
+        raise InvalidInputError(msg) from err
+
+
+def render_texts(
+    texts: Sequence[Text],
+    tokenizer: Any,  # noqa: ANN401  # tokenizers have no common type
+    *,
+    spec: CaptureSpec,
+    max_positions: int | None = None,
+) -> list[TokenRow]:
+    """Return the tokens of every text, in the order given.
+
+    Text is rendered once as a string and tokenised whole: tokens(prompt) + tokens(response) is
+    not tokens(prompt + response). Spans come from the character offsets.
+
+    Raises
+    ------
+    InvalidInputError
+        If a text is longer than the limit and may not be truncated, has no prompt though
+        ``last_prompt`` is asked for, or has no ordinary token in its response.
+    """
+    has_template = bool(tokenizer.chat_template)
+    if spec.render == "chat" and not has_template:
+        msg = "render = 'chat', but the tokenizer has no chat template; use 'plain'"
+        raise InvalidInputError(msg)
+    limit = min(spec.max_tokens, max_positions or spec.max_tokens)
+    needs_prompt = "last_prompt" in spec.pools
+    special_ids = np.array(sorted(tokenizer.all_special_ids), dtype=np.int32)
+
+    rendered = [_render(text, tokenizer, spec.render, has_template) for text in texts]
+    rows: list[TokenRow] = []
+    too_long: list[TokenRow] = []
+    for chat in (True, False):
+        chosen = [i for i, (_, _, is_chat) in enumerate(rendered) if is_chat is chat]
+        if not chosen:
+            continue
+        # A rendered template already holds its special tokens: adding them again doubles the BOS.
+        encoded = tokenizer(
+            [rendered[i][0] for i in chosen],
+            add_special_tokens=not chat,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        for i, ids, offsets in zip(
+            chosen, encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
+            row = _locate(texts[i], ids, offsets, rendered[i][1], special_ids)
+            if row.n_tokens > limit:
+                too_long.append(row)
+                row = TokenRow(
+                    row.text,
+                    row.ids[:limit],
+                    row.special[:limit],
+                    row.response[:limit],
+                    row.n_total,
+                )
+            rows.append(row)
+    _check_no_double_bos(rows, tokenizer.bos_token_id)
+    if too_long and not spec.truncate:
+        worst = max(too_long, key=lambda r: r.n_total)
+        msg = (
+            f"text {worst.text.id!r} has {worst.n_total} tokens, the limit is {limit}; "
+            f"{len(too_long)} of {len(texts)} texts are too long: raise max_tokens, shorten them, "
+            "or set truncate = true"
+        )
+        raise InvalidInputError(msg)
+    for row in rows:
+        _check_spans(row, needs_prompt=needs_prompt)
+    order = {text.id: i for i, text in enumerate(texts)}
+    return sorted(rows, key=lambda row: order[row.text.id])
+
+
+def _render(
+    text: Text,
+    tokenizer: Any,  # noqa: ANN401
+    rendering: str,
+    has_template: bool,  # noqa: FBT001  # internal
+) -> tuple[str, tuple[int, int], bool]:
+    """Return the text as one string, the characters of its response, and whether it is a chat."""
+    chat = rendering == "chat" or (rendering == "auto" and has_template and text.prompt is not None)
+    if not chat:
+        before = (text.system or "") + (text.prompt or "")
+        return before + text.response, (len(before), len(before) + len(text.response)), False
+    messages = chat_messages(text.system, text.prompt)
+    before = render_prompt(tokenizer, messages)
+    answer = {"role": "assistant", "content": text.response}
+    whole = str(tokenizer.apply_chat_template([*messages, answer], tokenize=False))
+    content = text.response.strip()  # templates strip what they insert
+    # Some templates write an answer otherwise than after their generation prompt.
+    start = whole.find(content, len(before) if whole.startswith(before) else 0)
+    if start < 0:
+        msg = f"text {text.id!r}: the chat template changed the response; use render = 'plain'"
+        raise InvalidInputError(msg)
+    if not whole.startswith(before):
+        start = whole.rfind(content)
+    return whole, (start, start + len(content)), True
+
+
+def _locate(
+    text: Text,
+    ids: Sequence[int],
+    offsets: Sequence[tuple[int, int]],
+    span: tuple[int, int],
+    special_ids: npt.NDArray[np.int32],
+) -> TokenRow:
+    """Return the token row whose response tokens are those that overlap ``span``."""
+    array = np.asarray(ids, dtype=np.int32)
+    spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+    special = np.isin(array, special_ids)
+    inside = (spans[:, 1] > span[0]) & (spans[:, 0] < span[1]) & (spans[:, 1] > spans[:, 0])
+    return TokenRow(text, array, special, inside & ~special, len(array))
+
+
+def _check_no_double_bos(rows: Sequence[TokenRow], bos: int | None) -> None:
+    for row in rows:
+        if bos is not None and row.n_tokens > 1 and row.ids[0] == bos and row.ids[1] == bos:
+            msg = f"text {row.text.id!r} begins with two BOS tokens; take the BOS out of the text"
+            raise InvalidInputError(msg)
+
+
+def _check_spans(row: TokenRow, *, needs_prompt: bool) -> None:
+    text = row.text
+    if not row.response.any():
+        cut = " left after truncation" if row.truncated else ""
+        msg = f"text {text.id!r} has no ordinary token of its response{cut}"
+        raise InvalidInputError(msg)
+    if needs_prompt and (row.n_prompt == 0 or not (text.prompt or text.system)):
+        msg = f"text {text.id!r} has no prompt, so no last_prompt; leave that pool out"
+        raise InvalidInputError(msg)

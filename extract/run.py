@@ -1,0 +1,163 @@
+"""Extraction of one run: plan, forward passes, commits, seal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from ..schemas import CaptureSpec, CorpusInfo, ExtractSpec, Seal, Text
+from ..store import Store
+from .engine import TransformersEngine
+from .environment import describe_environment
+from .loading import load_model
+from .pipeline import Progress, stream_blocks
+from .planning import PreparedRun, prepare_run
+
+__all__ = ["ExtractResult", "extract_run", "plan_extraction"]
+
+
+@dataclass(frozen=True)
+class ExtractResult:
+    """What an extraction did."""
+
+    run: str
+    seal: Seal
+    n_blocks_run: int
+    n_blocks_kept: int
+
+
+def plan_extraction(
+    texts: Sequence[Text],
+    *,
+    model: str,
+    run: str,
+    corpus: str,
+    revision: str | None = None,
+    capture: CaptureSpec | None = None,
+    extract: ExtractSpec | None = None,
+) -> PreparedRun:
+    """Return the plan of a run from the model's config and tokenizer alone (``--dry-run``)."""
+    capture, extract = capture or CaptureSpec(), extract or ExtractSpec()
+    loaded = load_model(
+        model,
+        revision=revision,
+        dtype=capture.dtype,
+        device=extract.device,
+        attn_implementation=extract.attn_implementation,
+        weights=False,
+    )
+    return prepare_run(texts, loaded, run=run, corpus=corpus, capture=capture, extract=extract)
+
+
+def extract_run(
+    store: Store,
+    texts: Sequence[Text],
+    info: CorpusInfo,
+    *,
+    model: str,
+    run: str,
+    revision: str | None = None,
+    capture: CaptureSpec | None = None,
+    extract: ExtractSpec | None = None,
+    show_progress: bool | None = None,
+) -> ExtractResult:
+    """Run a model over a corpus once and store its pooled activations; resume if it was begun.
+
+    A run that is already sealed under the same plan is left as it is, without reading weights.
+
+    Parameters
+    ----------
+    store
+        Where to write.
+    texts, info
+        The corpus; it is written to the store beside the run.
+    model, revision
+        See :func:`~actlake.extract.load_model`.
+    run
+        Name of the run.
+    show_progress
+        None shows a bar on a terminal only.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If the store holds another plan under this run.
+    NumericalError
+        If an activation is not finite.
+    StorageError
+        If the store fails; running again resumes.
+    """
+    capture, extract = capture or CaptureSpec(), extract or ExtractSpec()
+    prepared = plan_extraction(
+        texts,
+        model=model,
+        run=run,
+        corpus=info.id,
+        revision=revision,
+        capture=capture,
+        extract=extract,
+    )
+    store.write_corpus(info, texts)
+    writer = store.create_run(
+        prepared.plan,
+        coords=prepared.coords,
+        environment=describe_environment(),
+        token_data=prepared.token_data,
+    )
+    pending = writer.pending_blocks()
+    if pending:
+        loaded = load_model(
+            model,
+            revision=revision,
+            dtype=capture.dtype,
+            device=extract.device,
+            attn_implementation=extract.attn_implementation,
+        )
+        torch.manual_seed(extract.seed)
+        engine = TransformersEngine(
+            loaded, sites=capture.sites, layers=prepared.plan.layers, pools=capture.pools
+        )
+        with engine.ready(), _ProgressBar(prepared, pending, show=show_progress) as report:
+            stream_blocks(prepared, engine, writer, blocks=pending, on_progress=report)
+    seal = writer.seal()
+    return ExtractResult(run, seal, len(pending), prepared.plan.n_blocks - len(pending))
+
+
+class _ProgressBar:
+    """A bar of texts with tokens per second and bytes committed, on stderr."""
+
+    def __init__(self, prepared: PreparedRun, pending: Sequence[int], *, show: bool | None) -> None:
+        spans = [prepared.plan.block_rows(b) for b in pending]
+        total = sum(s.stop - s.start for s in spans)
+        self._tokens = 0
+        self._bytes = 0
+        hidden = not (sys.stderr.isatty() if show is None else show)
+        self._bar = tqdm(
+            total=total,
+            initial=0,
+            desc=prepared.plan.run,
+            unit="text",
+            disable=hidden,
+            file=sys.stderr,
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> Callable[[Progress], None]:
+        return self._report
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.close()
+
+    def _report(self, progress: Progress) -> None:
+        self._tokens += progress.tokens
+        self._bytes += progress.committed_bytes
+        self._bar.update(progress.texts)
+        elapsed = self._bar.format_dict["elapsed"] or 1e-9
+        self._bar.set_postfix_str(
+            f"{self._tokens / elapsed:,.0f} tok/s, {self._bytes / 1e6:.1f} MB committed",
+            refresh=False,
+        )

@@ -1,0 +1,62 @@
+"""What is captured from a model: sites, layers, pools."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from .base import Record
+
+__all__ = ["CaptureSpec", "Dtype", "Pool", "Rendering", "Site", "array_name", "norm_name"]
+
+Site = Literal["resid_pre", "resid_post"]
+Pool = Literal["mean_response", "last_prompt", "last_response"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Rendering = Literal["auto", "chat", "plain"]
+
+
+class CaptureSpec(Record):
+    """The part of a run that decides which numbers are stored.
+
+    ``layers`` are block indices from 0; ``resid_post`` of layer L is the output of block L,
+    before any final norm. ``render`` decides how a text becomes tokens: ``chat`` through the
+    tokenizer's chat template, ``plain`` as system + prompt + response joined as they are,
+    ``auto`` as chat where the tokenizer has a template and the text has a prompt.
+    Special tokens (BOS, turn markers, EOS) stay out of every mean.
+    """
+
+    encoding_type: ClassVar[str] = "actlake-capture"
+
+    sites: Annotated[tuple[Site, ...], Field(min_length=1)] = ("resid_post",)
+    layers: Literal["all"] | tuple[Annotated[int, Field(ge=0)], ...] = "all"
+    pools: Annotated[tuple[Pool, ...], Field(min_length=1)] = (
+        "mean_response",
+        "last_prompt",
+        "last_response",
+    )
+    dtype: Dtype = "auto"
+    render: Rendering = "auto"
+    max_tokens: Annotated[int, Field(ge=1)] = 4096
+    truncate: bool = False
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for name, values in (("sites", self.sites), ("pools", self.pools), ("layers", self.layers)):
+            if values != "all" and len(set(values)) != len(values):
+                msg = f"{name} names something twice: {list(values)}"
+                raise ValueError(msg)
+        if self.layers != "all" and not self.layers:
+            msg = "layers is empty: name at least one, or 'all'"
+            raise ValueError(msg)
+        return self
+
+
+def array_name(site: str, pool: str) -> str:
+    """Return the name of the array that holds ``pool`` of ``site``."""
+    return f"{site}_{pool}"
+
+
+def norm_name(site: str) -> str:
+    """Return the name of the array with the mean norm of ``site``, without special tokens."""
+    return f"{site}_norm"

@@ -1,0 +1,37 @@
+"""JSON Schemas of every record that is written or configured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .base import Record
+from .capture import CaptureSpec
+from .catalog import Catalog
+from .result import Direction, ResultRow, SteeringRow
+from .run import BlockCommit, RunManifest, RunPlan, Seal, StoreInfo
+from .study import StudyFile
+from .text import CorpusInfo, Pair, Text
+
+__all__ = ["RECORDS", "json_schema", "json_schemas"]
+
+RECORDS: tuple[type[Record], ...] = (
+    Text, Pair, CorpusInfo, CaptureSpec, StoreInfo, RunPlan, RunManifest, BlockCommit, Seal, Catalog,
+    ResultRow, SteeringRow, Direction, StudyFile,
+)  # fmt: skip
+
+
+def json_schema(record: type[Record]) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of ``record`` as it stands on disk, header included."""
+    schema = record.model_json_schema()
+    head = {
+        "encoding-type": {"const": record.encoding_type},
+        "encoding-version": {"const": record.encoding_version},
+    }
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["properties"] = {**head, **schema["properties"]}
+    return schema
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """Return the JSON Schemas of all records by their encoding type."""
+    return {record.encoding_type: json_schema(record) for record in RECORDS}

@@ -1,0 +1,201 @@
+"""Runs: the manifest, the plan, the commits and the seal."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from .base import Record
+from .capture import CaptureSpec
+
+__all__ = [
+    "ArraySpec",
+    "BlockCommit",
+    "EnvironmentInfo",
+    "ModelInfo",
+    "ObjectInfo",
+    "RunId",
+    "RunManifest",
+    "RunPlan",
+    "Seal",
+    "StoreInfo",
+    "TokenizerInfo",
+]
+
+RunId = Annotated[
+    str, StringConstraints(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9][\w.@+-]*$")
+]
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class ModelInfo(Record):
+    """Which weights were run.
+
+    ``revision`` is the commit of a hub model; ``content_digest`` the hash over the files of a
+    local folder. ``name`` is the hub id or the folder's own name, never a path of a machine.
+    """
+
+    name: str
+    revision: str | None = None
+    content_digest: Digest | None = None
+    architecture: str
+    n_layers: int = Field(ge=1)
+    hidden_size: int = Field(ge=1)
+    n_parameters: int = Field(ge=0)
+    dtype: str
+    attn_implementation: str
+    quantization: str | None = None
+
+
+class TokenizerInfo(Record):
+    """Which tokenizer turned texts into ids."""
+
+    digest: Digest
+    chat_template_digest: Digest | None = None
+    vocab_size: int
+    bos_token_id: int | None = None
+
+
+class EnvironmentInfo(Record):
+    """The software and hardware that wrote something."""
+
+    actlake: str
+    python: str
+    platform: str
+    packages: dict[str, str] = Field(default_factory=dict)
+    hardware: str = ""
+    n_threads: int | None = None
+
+
+class ArraySpec(Record):
+    """One array of a run whose rows are texts, written block by block.
+
+    ``dims`` begin with ``text``; ``shape`` is full. Chunks are (rows per block, 1, hidden) for
+    (text, layer, hidden) arrays and (rows per block, n_layers) for (text, layer) arrays.
+    """
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=80)]
+    dims: tuple[Literal["text", "layer", "hidden"], ...]
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    dtype: Literal["float32"] = "float32"
+    attrs: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.dims not in {("text", "layer", "hidden"), ("text", "layer")}:
+            msg = f"dims must be (text, layer[, hidden]), got {self.dims}"
+            raise ValueError(msg)
+        if len(self.dims) != len(self.shape):
+            msg = f"{len(self.dims)} dims but a shape of {len(self.shape)} numbers"
+            raise ValueError(msg)
+        return self
+
+
+class RunPlan(Record):
+    """Everything that is fixed before the first forward pass; its digest is the plan id.
+
+    Nothing volatile (time, host, version) belongs here: the same work gives the same plan id.
+    """
+
+    encoding_type: ClassVar[str] = "actlake-plan"
+
+    run: RunId
+    corpus: str
+    corpus_digest: Digest
+    model: ModelInfo
+    tokenizer: TokenizerInfo
+    capture: CaptureSpec
+    layers: tuple[int, ...]
+    n_texts: int = Field(ge=1)
+    n_tokens: int = Field(ge=1)
+    rows_digest: Digest  # over the text ids and token ids in row order
+    rows_per_block: int = Field(ge=1)
+    batch_tokens: int = Field(ge=1)
+    arrays: tuple[ArraySpec, ...]
+    codec: Literal["blosc-zstd-1-shuffle+crc32c"] = "blosc-zstd-1-shuffle+crc32c"
+    seed: int = 0
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the run: ceil(n_texts / rows_per_block)."""
+        return -(-self.n_texts // self.rows_per_block)
+
+    def block_rows(self, block: int) -> slice:
+        """Return the rows of ``block`` as a slice."""
+        start = block * self.rows_per_block
+        return slice(start, min(start + self.rows_per_block, self.n_texts))
+
+
+class RunManifest(Record):
+    """run.json: the plan's identity with who wrote it, when and on what."""
+
+    encoding_type: ClassVar[str] = "actlake-run"
+
+    run: RunId
+    plan_id: Digest
+    corpus: str
+    model: ModelInfo
+    tokenizer: TokenizerInfo
+    capture: CaptureSpec
+    n_texts: int
+    n_tokens: int
+    n_layers: int
+    hidden_size: int
+    seed: int
+    created_at: str
+    environment: EnvironmentInfo
+
+
+class ObjectInfo(Record):
+    """One stored object: its key below ``data.zarr``, its size and the hash of its bytes."""
+
+    key: str
+    n_bytes: int = Field(ge=0)
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class BlockCommit(Record):
+    """commits/<block>.json: created once, after all objects of the block were stored."""
+
+    encoding_type: ClassVar[str] = "actlake-commit"
+
+    plan_id: Digest
+    block: int = Field(ge=0)
+    row_start: int = Field(ge=0)
+    row_stop: int = Field(ge=1)
+    objects: tuple[ObjectInfo, ...]
+    writer: str
+    committed_at: str
+    environment: EnvironmentInfo
+    notes: dict[str, Any] = Field(default_factory=dict)
+
+
+class Seal(Record):
+    """seal.json: all objects of a finished run under one tree hash.
+
+    ``tree_digest`` covers the plan id and every object of ``data.zarr``; ``data_digest`` only
+    the chunks that blocks committed, so that it is equal for equal activations.
+    """
+
+    encoding_type: ClassVar[str] = "actlake-seal"
+
+    plan_id: Digest
+    n_blocks: int
+    n_objects: int
+    n_bytes: int
+    objects: tuple[ObjectInfo, ...]
+    commits_digest: Digest
+    data_digest: Digest
+    tree_digest: Digest
+    sealed_at: str
+
+
+class StoreInfo(Record):
+    """store.json: the first object of a store."""
+
+    encoding_type: ClassVar[str] = "actlake-store"
+
+    created_at: str
+    created_by: str
+    create_only: bool  # whether the server honours create-only PUTs, probed at creation

@@ -1,0 +1,139 @@
+"""The study file: one TOML that says what a study runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from .base import Record
+from .capture import CaptureSpec, Pool
+from .run import RunId
+from .text import ArmNames
+
+__all__ = [
+    "BagOfWordsSpec",
+    "ExtractSpec",
+    "PcaSpec",
+    "ProbeMethod",
+    "ProbeSpec",
+    "RandomSpec",
+    "SteerSpec",
+    "StudyCorpus",
+    "StudyFile",
+    "StudyModel",
+]
+
+ProbeMethod = Literal["diff_means", "logistic"]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class StudyCorpus(Record):
+    """Where the texts come from: ``bundled:demo`` or a JSONL file beside the study file."""
+
+    source: str = "bundled:demo"
+    id: str | None = None
+    arms: ArmNames = ArmNames()
+
+
+class StudyModel(Record):
+    """One model: a hub id, a local folder, or ``bundled:NAME``; ``run`` names its run."""
+
+    model: str
+    run: RunId | None = None
+    revision: str | None = None
+    steer: bool = True
+
+
+class ExtractSpec(Record):
+    """How extraction is carried out; nothing here changes what is stored, but batch_tokens may.
+
+    ``batch_tokens`` bounds rows x longest row of a batch. It is part of the plan, since batches
+    of another shape round differently. ``chunk_bytes`` is the uncompressed size of an object.
+    """
+
+    batch_tokens: Annotated[int, Field(ge=1)] = 16384
+    chunk_bytes: Annotated[int, Field(ge=1024)] = 16 * 2**20
+    rows_per_block: Annotated[int, Field(ge=1)] | None = None  # instead of chunk_bytes
+    device: str = "auto"
+    attn_implementation: str | None = None
+    seed: int = 0
+
+
+class ProbeSpec(Record):
+    """Probes per layer under leave-one-scenario-out."""
+
+    methods: Annotated[tuple[ProbeMethod, ...], Field(min_length=1)] = ("diff_means", "logistic")
+    pools: tuple[Pool, ...] | None = None  # None: every pool of the run
+    max_folds: Annotated[int, Field(ge=2)] = 100
+    c_grid: tuple[Annotated[float, Field(gt=0)], ...] = (1e-4, 1e-2, 1.0, 1e2)
+    n_bootstrap: Annotated[int, Field(ge=0)] = 1000
+    seed: int = 0
+
+
+class RandomSpec(Record):
+    """Isotropic random directions, the same draws in every layer."""
+
+    n_directions: Annotated[int, Field(ge=1)] = 1000
+    seed: int = 0
+
+
+class BagOfWordsSpec(Record):
+    """TF-IDF unigrams with logistic regression on the same folds as the probes."""
+
+    ngram_max: Annotated[int, Field(ge=1, le=3)] = 1
+    c: Annotated[float, Field(gt=0)] = 1.0
+
+
+class PcaSpec(Record):
+    """Principal components of the pooled activations, per layer."""
+
+    n_components: Annotated[int, Field(ge=2)] = 10
+
+
+class SteerSpec(Record):
+    """An alpha sweep of the diff-of-means direction.
+
+    ``alphas`` are in class separations unless ``unit`` says otherwise. ``layer`` None takes the
+    layer that the probe's inner folds selected.
+    """
+
+    enabled: bool = True
+    pool: Pool = "mean_response"
+    layer: Annotated[int, Field(ge=0)] | None = None
+    subsets: tuple[str, ...] | None = None  # of the corpus, for the prompts; None: all
+    alphas: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)] = (
+        -4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0,
+    )  # fmt: skip
+    unit: Literal["raw", "separation", "norm"] = "separation"
+    positions: Literal["prompt-all", "prompt-last", "response", "all"] = "all"
+    n_random: Annotated[int, Field(ge=0)] = 20
+    n_prompts: Annotated[int, Field(ge=1)] = 12
+    seed: int = 0
+
+
+class StudyFile(Record):
+    """A whole study: corpus, models, capture, analyses, interventions."""
+
+    encoding_type: ClassVar[str] = "actlake-study"
+
+    name: Annotated[str, StringConstraints(pattern=r"^[\w.-]+$", max_length=80)]
+    title: str = ""
+    corpus: StudyCorpus = StudyCorpus()
+    models: Annotated[tuple[StudyModel, ...], Field(min_length=1)]
+    capture: CaptureSpec = CaptureSpec()
+    extract: ExtractSpec = ExtractSpec()
+    probe: ProbeSpec = ProbeSpec()
+    random: RandomSpec = RandomSpec()
+    bow: BagOfWordsSpec = BagOfWordsSpec()
+    pca: PcaSpec = PcaSpec()
+    steer: SteerSpec = SteerSpec()
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [m.run or m.model for m in self.models]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            msg = f"models names {twice} twice; give each its own run"
+            raise ValueError(msg)
+        return self

@@ -1,0 +1,319 @@
+"""The stages of a study, each of which can be run alone, skipped when done, and run again.
+
+A stage's results are a folder that appears whole or not at all, with the key of everything it
+was made from; the same key means the stage is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+from .schemas import (
+    CaptureSpec,
+    CorpusInfo,
+    IncompleteError,
+    NotFoundError,
+    PcaSpec,
+    ProbeSpec,
+    Record,
+    StorageError,
+    StudyCorpus,
+    Text,
+    digest_json,
+)
+
+if TYPE_CHECKING:
+    from .schemas import BagOfWordsSpec, RandomSpec, SteerSpec
+    from .store import Store
+
+__all__ = ["Results", "load_corpus", "pca_stage", "probe_stage", "report_stage", "steer_stage"]
+
+_KEY_FILE = "stage.json"
+
+
+def load_corpus(corpus: StudyCorpus, *, base: Path | None = None) -> tuple[CorpusInfo, list[Text]]:
+    """Return the texts that ``corpus`` names: ``bundled:NAME`` or a JSONL file.
+
+    A relative path is taken from ``base``, the folder of the study file.
+    """
+    from .corpus import bundled_corpus, corpus_info, read_jsonl
+
+    if corpus.source.startswith("bundled:"):
+        info, texts = bundled_corpus(corpus.source.removeprefix("bundled:"))
+        return (info.model_copy(update={"id": corpus.id}) if corpus.id else info), texts
+    path = Path(corpus.source).expanduser()
+    path = path if path.is_absolute() or base is None else base / path
+    texts = read_jsonl(path, arms=corpus.arms)
+    return corpus_info(corpus.id or path.stem, texts, arms=corpus.arms), texts
+
+
+@dataclass(frozen=True)
+class Results:
+    """A folder of results: ``<run>/probe``, ``<run>/pca``, ``<run>/steer`` and their keys."""
+
+    folder: Path
+
+    def stage(self, run: str, name: str) -> Path:
+        """Return the folder of one stage of one run."""
+        return self.folder / run / name
+
+    def runs(self) -> list[str]:
+        """Return the runs that have probe results."""
+        found = self.folder.glob(f"*/probe/{_KEY_FILE}")
+        return sorted(path.parent.parent.name for path in found)
+
+    def key(self, run: str, name: str) -> dict[str, Any] | None:
+        """Return what a finished stage was made from, None where it is not finished."""
+        try:
+            found: dict[str, Any] = json.loads((self.stage(run, name) / _KEY_FILE).read_text())
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def build(
+        self, run: str, name: str, *, key: dict[str, Any], make: Callable[[Path], None]
+    ) -> bool:
+        """Make a stage's folder with ``make`` unless it is there under the same key.
+
+        Returns whether it was made now. The old folder stays until the new one is whole.
+        """
+        digest = digest_json(key)
+        done = self.key(run, name)
+        if done is not None and done.get("digest") == digest:
+            return False
+        target = self.stage(run, name)
+        fresh = target.with_name(f".{name}-{uuid.uuid4().hex[:8]}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for stale in target.parent.glob(f".{name}-*"):
+                shutil.rmtree(stale, ignore_errors=True)
+            fresh.mkdir()
+            make(fresh)
+            (fresh / _KEY_FILE).write_text(json.dumps({"digest": digest, **key}, indent=2) + "\n")
+            if target.exists():
+                shutil.rmtree(target)
+            fresh.rename(target)
+        except OSError as err:
+            shutil.rmtree(fresh, ignore_errors=True)
+            msg = f"{target}: the results cannot be written: {err.strerror or err}"
+            raise StorageError(msg) from err
+        return True
+
+
+def _stage_key(content_digest: str, **specs: Record) -> dict[str, Any]:
+    return {
+        "actlake": __version__,
+        "content_digest": content_digest,
+        "specs": {name: spec.to_dict() for name, spec in specs.items()},
+    }
+
+
+def _content_digest(store: Store, run: str) -> str:
+    seal = store.read_seal(run)
+    if seal is None:
+        msg = f"run {run!r} is not sealed: extract it to the end before it is analysed"
+        raise IncompleteError(msg)
+    return seal.data_digest
+
+
+def probe_stage(
+    store: Store,
+    run: str,
+    results: Results,
+    *,
+    probe: ProbeSpec,
+    random: RandomSpec,
+    bow: BagOfWordsSpec,
+    scheduler: str | None = None,
+) -> bool:
+    """Probe a run and keep the tables and directions; returns whether it was done now."""
+    from .analyze import probe_run, save_probe_result
+    from .store import open_run
+
+    key = _stage_key(_content_digest(store, run), probe=probe, random=random, bow=bow)
+
+    def make(folder: Path) -> None:
+        manifest = store.read_manifest(run)
+        _, texts = store.read_corpus(manifest.corpus)
+        result = probe_run(
+            open_run(store, run),
+            texts,
+            spec=probe,
+            random=random,
+            bow=bow,
+            scheduler=scheduler,
+        )
+        save_probe_result(result, folder)
+        (folder / "provenance.json").write_text(json.dumps(_provenance(store, run), indent=2))
+
+    return results.build(run, "probe", key=key, make=make)
+
+
+def _provenance(store: Store, run: str) -> dict[str, Any]:
+    """Return the manifest of a run with the digests and sizes of its seal."""
+    manifest, seal = store.read_manifest(run), store.read_seal(run)
+    digests = {} if seal is None else seal.model_dump(mode="json", exclude={"objects"})
+    info, _ = store.read_corpus(manifest.corpus)
+    return {
+        "manifest": manifest.to_dict(),
+        "seal": digests,
+        "corpus": info.to_dict(),
+        "store": store.url,
+    }
+
+
+def pca_stage(
+    store: Store, run: str, results: Results, *, spec: PcaSpec, scheduler: str | None = None
+) -> bool:
+    """Compute principal components of a run; returns whether it was done now."""
+    from .analyze import load_probe_result, pca_run, save_pca_result
+    from .store import open_run
+
+    key = _stage_key(_content_digest(store, run), pca=spec)
+    key["probe"] = (results.key(run, "probe") or {}).get("digest")
+
+    def make(folder: Path) -> None:
+        probe = load_probe_result(results.stage(run, "probe"))
+        result = pca_run(
+            open_run(store, run), spec=spec, directions=probe.directions, scheduler=scheduler
+        )
+        save_pca_result(result, folder)
+
+    return results.build(run, "pca", key=key, make=make)
+
+
+def steer_stage(
+    store: Store,
+    run: str,
+    results: Results,
+    *,
+    model: str,
+    revision: str | None,
+    spec: SteerSpec,
+    capture: CaptureSpec,
+    device: str = "auto",
+    attn_implementation: str | None = None,
+    batch_tokens: int = 16384,
+) -> bool:
+    """Sweep the run's diff-of-means direction through its model; returns whether done now.
+
+    Raises
+    ------
+    NotFoundError
+        If the run has not been probed, so that there is no direction.
+    """
+    probe_key = results.key(run, "probe")
+    if probe_key is None:
+        msg = f"run {run!r} has no probe results in {results.folder}: run `actlake probe` first"
+        raise NotFoundError(msg)
+    key = _stage_key(_content_digest(store, run), steer=spec, capture=capture)
+    key["probe"] = probe_key["digest"]
+
+    def make(folder: Path) -> None:
+        from .analyze import directions_record, load_probe_result
+        from .corpus import pair_texts
+        from .extract import load_model
+        from .schemas import norm_name
+        from .steer import choose_pairs, sweep_direction
+        from .store import open_run
+
+        probe = load_probe_result(results.stage(run, "probe"))
+        layer = spec.layer
+        if layer is None:
+            layer = probe.selected_layer[spec.pool, "diff_means"]
+        direction = directions_record(
+            probe.directions, method="diff_means", pool=spec.pool, layer=layer
+        )
+        manifest = store.read_manifest(run)
+        _, texts = store.read_corpus(manifest.corpus)
+        dataset = open_run(store, run)
+        norms = dataset[norm_name(direction.site)].sel(layer=layer)
+        loaded = load_model(
+            model,
+            revision=revision,
+            dtype=capture.dtype,
+            device=device,
+            attn_implementation=attn_implementation,
+            head=True,
+        )
+        result = sweep_direction(
+            loaded,
+            direction,
+            choose_pairs(pair_texts(texts), spec=spec),
+            spec=spec,
+            capture=capture,
+            mean_norm=float(norms.mean().compute()),
+            batch_tokens=batch_tokens,
+        )
+        rows = result.rows.assign(
+            code_version=__version__,
+            store_url=store.url,
+            dataset_digest=store.read_plan(run).corpus_digest,
+            template_digest=manifest.tokenizer.chat_template_digest,
+            dtype=loaded.info.dtype,
+        )
+        rows.to_parquet(folder / "steering.parquet")
+        rows.to_csv(folder / "steering.csv", index=False)
+        result.samples.to_parquet(folder / "samples.parquet")
+
+    return results.build(run, "steer", key=key, make=make)
+
+
+def report_stage(
+    results: Results, path: Path, *, runs: Sequence[str] | None = None, title: str = ""
+) -> Path:
+    """Write the report of all runs that have results; return its path.
+
+    Raises
+    ------
+    NotFoundError
+        If no run has probe results.
+    """
+    import pandas as pd
+
+    from .analyze import load_pca_result, load_probe_result
+    from .analyze.report import ReportInput, write_report
+
+    chosen = list(runs) if runs is not None else results.runs()
+    if not chosen:
+        msg = f"{results.folder}: no probe results here; run `actlake probe` first"
+        raise NotFoundError(msg)
+    rows, null, pca, points, steering, provenance = [], [], [], [], [], []
+    for run in chosen:
+        probe = load_probe_result(results.stage(run, "probe"))
+        rows.append(probe.rows)
+        null.append(probe.null)
+        if results.key(run, "pca") is not None:
+            found = load_pca_result(results.stage(run, "pca"))
+            pca.append(found.rows)
+            points.append(found.points)
+        if results.key(run, "steer") is not None:
+            steering.append(pd.read_parquet(results.stage(run, "steer") / "steering.parquet"))
+        provenance.append(json.loads((results.stage(run, "probe") / "provenance.json").read_text()))
+    study_file = results.folder / "study.json"
+    study = json.loads(study_file.read_text()) if study_file.exists() else {}
+    arms = provenance[0]["corpus"]["arms"]
+    page = ReportInput(
+        title=title or study.get("title") or "actlake report",
+        study=study,
+        rows=pd.concat(rows, ignore_index=True),
+        null=pd.concat(null, ignore_index=True),
+        pca=pd.concat(pca, ignore_index=True) if pca else None,
+        pca_points=pd.concat(points, ignore_index=True) if points else None,
+        steering=pd.concat(steering, ignore_index=True) if steering else None,
+        runs=provenance,
+        arm_names=arms,
+        environment=provenance[0]["manifest"]["environment"],
+    )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write_report(page, temporary)
+    temporary.replace(path)
+    return path

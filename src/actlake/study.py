@@ -1,0 +1,225 @@
+"""A whole study: its stages in order, skipping what is done, ending with the report."""
+
+from __future__ import annotations
+
+import json
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .schemas import InvalidInputError, NotFoundError, SteerSpec, StudyFile, StudyModel
+from .stages import Results, load_corpus, pca_stage, probe_stage, report_stage, steer_stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["StudyOutcome", "demo_study", "load_study", "run_name", "run_study", "summarise"]
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """Where a study's results are, and its summary (one plain dict per model)."""
+
+    store_url: str
+    results: Path
+    report: Path
+    summary: list[dict[str, Any]]
+    seconds: float
+
+
+def demo_study() -> StudyFile:
+    """Return the bundled study: three organisms on the bundled corpus."""
+    return StudyFile.parse(
+        {
+            "name": "demo",
+            "title": "Stop and help, or press on: three model organisms",
+            "corpus": {"source": "bundled:demo"},
+            "models": [
+                {"model": f"bundled:{name}"}
+                for name in ("phi3-organism", "llama-organism", "gemma2-organism")
+            ],
+            # Several blocks per run, so that a kill loses seconds rather than a model.
+            "extract": {"rows_per_block": 128},
+            "steer": {"subsets": ["plain"]},
+        }
+    )
+
+
+def load_study(path: str | Path) -> StudyFile:
+    """Return the study that a TOML file describes.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such file.
+    InvalidInputError
+        If it is not TOML, or a key or value is wrong (the nearest known key is named).
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        msg = f"{path}: no such file; expected a study file in TOML"
+        raise NotFoundError(msg) from err
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        msg = f"{path}: not a readable TOML file: {err}"
+        raise InvalidInputError(msg) from err
+    return StudyFile.parse(data, where=str(path))
+
+
+def run_name(model: StudyModel) -> str:
+    """Return the run of a study's model: its own name, or the last part of the model's."""
+    return model.run or model.model.removeprefix("bundled:").rstrip("/").rsplit("/", 1)[-1]
+
+
+def run_study(
+    study: StudyFile,
+    *,
+    out: Path,
+    store_url: str | None = None,
+    base: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> StudyOutcome:
+    """Run every stage of a study that is not done yet and write its report.
+
+    Parameters
+    ----------
+    study
+        What to run.
+    out
+        Folder for ``results/``, ``report.html`` and, unless ``store_url`` says otherwise,
+        ``store/``.
+    store_url
+        Any fsspec URL.
+    base
+        Folder that relative paths in the study file are taken from.
+    say
+        Called with one line per stage.
+
+    Raises
+    ------
+    ActlakeError
+        From the stage that failed; what was done before stays, and running again goes on.
+    """
+    from .extract import extract_run
+    from .store import create_store
+
+    began = time.monotonic()
+    info, texts = load_corpus(study.corpus, base=base)
+    out.mkdir(parents=True, exist_ok=True)
+    results = Results(out / "results")
+    results.folder.mkdir(exist_ok=True)
+    (results.folder / "study.json").write_text(study.to_json())
+    store = create_store(store_url or str(out / "store"))
+    say(f"corpus {info.id}: {info.n_texts} texts, {info.n_pairs} pairs; store {store.url}")
+    for model in study.models:
+        run = run_name(model)
+        done = extract_run(
+            store,
+            texts,
+            info,
+            model=model.model,
+            run=run,
+            revision=model.revision,
+            capture=study.capture,
+            extract=study.extract,
+        )
+        kept = f" ({done.n_blocks_kept} were there)" if done.n_blocks_kept else ""
+        say(f"{run}: extracted, {done.seal.n_blocks} blocks{kept}, {done.seal.data_digest[:19]}")
+        fresh = probe_stage(
+            store, run, results, probe=study.probe, random=study.random, bow=study.bow
+        )
+        say(f"{run}: probed{_skipped(fresh)}")
+        fresh = pca_stage(store, run, results, spec=study.pca)
+        say(f"{run}: principal components{_skipped(fresh)}")
+        if study.steer.enabled and model.steer:
+            fresh = steer_stage(
+                store,
+                run,
+                results,
+                model=model.model,
+                revision=model.revision,
+                spec=study.steer,
+                capture=study.capture,
+                device=study.extract.device,
+                attn_implementation=study.extract.attn_implementation,
+                batch_tokens=study.extract.batch_tokens,
+            )
+            say(f"{run}: steered{_skipped(fresh)}")
+    runs = [run_name(model) for model in study.models]
+    report = report_stage(results, out / "report.html", runs=runs, title=study.title)
+    summary = [summarise(results, run, steer=study.steer) for run in runs]
+    (results.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return StudyOutcome(
+        store.url, results.folder, report, summary, round(time.monotonic() - began, 1)
+    )
+
+
+def _skipped(fresh: bool) -> str:  # noqa: FBT001  # internal
+    return "" if fresh else " (was done)"
+
+
+def summarise(results: Results, run: str, *, steer: SteerSpec) -> dict[str, Any]:
+    """Return the figures of one run that a reader asks for first, as plain values.
+
+    ``auroc`` is the nested estimate of the diff-of-means probe (layer chosen inside the training
+    scenarios); ``bow`` the bag of words on the same texts; ``random_max`` the best of the
+    isotropic directions at the selected layer; ``steer_effect`` the shift of the log-prob
+    difference at one class separation [nats/token] and ``steer_vs_random`` its ratio to the mean
+    absolute shift of the random directions.
+    """
+    import pandas as pd
+
+    from .analyze import load_probe_result
+
+    probe = load_probe_result(results.stage(run, "probe"))
+    pool = steer.pool if steer.pool in set(probe.rows["pool"].dropna()) else None
+    pool = pool or str(probe.rows["pool"].dropna().iloc[0])
+    method = "diff_means" if (pool, "diff_means") in probe.selected_layer else "logistic"
+    layer = probe.selected_layer[pool, method]
+    mine = probe.rows[(probe.rows["pool"] == pool) & (probe.rows["method"] == method)]
+    at_layer = mine[(mine["layer"] == layer) & (mine["metric"] == "auroc")]
+    out: dict[str, Any] = {"run": run, "pool": pool, "layer": layer}
+    nested = mine[(mine["metric"] == "auroc_nested") & (mine["subset"] == "all")].iloc[0]
+    out["auroc"] = _number(nested["estimate"])
+    out["bow"] = _number(nested["bow_estimate"])
+    for subset in sorted(set(at_layer["subset"]) - {"all"}):
+        row = at_layer[at_layer["subset"] == subset].iloc[0]
+        out[f"auroc_{subset}"] = _number(row["estimate"])
+        out[f"bow_{subset}"] = _number(row["bow_estimate"])
+    null = probe.null
+    null = null[(null["pool"] == pool) & (null["layer"] == layer) & (null["subset"] == "all")]
+    if len(null):
+        out["random_max"] = _number(null.iloc[0]["max_folded"])
+    whole = at_layer[(at_layer["subset"] == "all") & (at_layer["cv"] == nested["cv"])]
+    if len(whole):
+        out["p_value"] = _number(whole.iloc[0]["p_value"])
+    path = results.stage(run, "steer") / "steering.parquet"
+    if path.exists():
+        out |= _steering_figures(pd.read_parquet(path))
+    return out
+
+
+def _steering_figures(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the effect nearest to +1 class separation, beside the random directions."""
+    own = rows[rows["direction"] != "random"]
+    alpha = own.iloc[(own["alpha_separation"] - 1).abs().argmin()]["alpha_raw"]
+    effect = float(own.loc[own["alpha_raw"] == alpha, "estimate"].iloc[0])
+    random = rows[(rows["direction"] == "random") & (rows["alpha_raw"] == alpha)]["estimate"]
+    near = own[own["alpha_separation"].abs() <= 1].sort_values("alpha_raw")["estimate"]
+    return {
+        "steer_alpha": _number(own.loc[own["alpha_raw"] == alpha, "alpha_separation"].iloc[0]),
+        "steer_effect": _number(effect),
+        "steer_random_max": _number(random.abs().max()) if len(random) else None,
+        "steer_vs_random": _number(abs(effect) / random.abs().mean()) if len(random) else None,
+        "steer_monotone": bool(near.is_monotonic_increasing),
+    }
+
+
+def _number(value: object) -> float | None:
+    """Return a plain float with four digits after the point, None for a missing one."""
+    number = float(value)  # type: ignore[arg-type]
+    return None if number != number else round(number, 4)  # noqa: PLR0124  # NaN

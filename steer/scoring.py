@@ -1,0 +1,195 @@
+"""Scoring completions under teacher forcing, with or without an intervention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..extract import LoadedModel, TokenRow, find_blocks, unwrap_hidden
+from ..schemas import InvalidInputError
+from .intervention import Addition, intervene
+
+__all__ = ["Condition", "PaddedRows", "angle_degrees", "pad_rows", "score_rows", "steered_mask"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One row of a batch: which text, which direction, how strong."""
+
+    row: int
+    direction: int
+    alpha: float
+
+
+@dataclass(frozen=True)
+class PaddedRows:
+    """Token rows padded on the right: ``ids``, ``attended``, ``response`` (row, token)."""
+
+    ids: torch.Tensor
+    attended: torch.Tensor
+    response: torch.Tensor
+    steered: torch.Tensor
+
+
+def steered_mask(row: TokenRow, positions: str, *, bos: int | None) -> np.ndarray:
+    """Return which tokens of ``row`` are steered, (token,) bool.
+
+    ``prompt-all``: every token before the response; ``prompt-last``: the one right before it;
+    ``response``: the response's tokens; ``all``: every token. The BOS never is: it is an
+    attention sink, whose change says nothing about the text.
+    """
+    index = np.arange(row.n_tokens)
+    masks = {
+        "prompt-all": index < row.n_prompt,
+        "prompt-last": index == row.n_prompt - 1,
+        "response": row.response,
+        "all": np.ones(row.n_tokens, dtype=bool),
+    }
+    if positions not in masks:
+        msg = f"positions {positions!r} are unknown; expected one of {', '.join(masks)}"
+        raise InvalidInputError(msg)
+    return masks[positions] & ~((index == 0) & (row.ids == (-1 if bos is None else bos)))
+
+
+def pad_rows(
+    rows: Sequence[TokenRow], *, pad_id: int, positions: str, bos: int | None
+) -> PaddedRows:
+    """Return rows as tensors (row, token) with their response and steered positions."""
+    shape = (len(rows), max(row.n_tokens for row in rows))
+    ids = torch.full(shape, pad_id, dtype=torch.long)
+    attended = torch.zeros(shape, dtype=torch.long)
+    response = torch.zeros(shape, dtype=torch.bool)
+    steered = torch.zeros(shape, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        n = row.n_tokens
+        ids[i, :n] = torch.from_numpy(row.ids)
+        attended[i, :n] = 1
+        response[i, :n] = torch.from_numpy(row.response)
+        steered[i, :n] = torch.from_numpy(steered_mask(row, positions, bos=bos))
+    return PaddedRows(ids, attended, response, steered)
+
+
+@torch.inference_mode()
+def score_rows(
+    loaded: LoadedModel,
+    rows: Sequence[TokenRow],
+    conditions: Sequence[Condition],
+    *,
+    directions: np.ndarray,
+    layer: int,
+    positions: str,
+    batch_tokens: int,
+) -> np.ndarray:
+    """Return the mean log-probability per response token of each condition, (condition,).
+
+    Conditions of any direction and strength share batches; each row carries its own.
+
+    Parameters
+    ----------
+    rows
+        The texts, as tokens.
+    directions
+        Unit vectors (direction, hidden).
+    layer
+        The block whose output is steered.
+    positions
+        See :func:`steered_mask`.
+    batch_tokens
+        Upper bound of rows x longest row of a batch.
+    """
+    network, device = loaded.network, loaded.device
+    vectors = torch.from_numpy(np.ascontiguousarray(directions, dtype=np.float32))
+    out = np.empty(len(conditions))
+    order = sorted(
+        range(len(conditions)), key=lambda i: (rows[conditions[i].row].n_tokens, conditions[i].row)
+    )
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while (
+            stop < len(order)
+            and (stop + 1 - start) * rows[conditions[order[stop]].row].n_tokens <= batch_tokens
+        ):
+            stop += 1
+        chosen = order[start:stop]
+        batch = pad_rows(
+            [rows[conditions[i].row] for i in chosen],
+            pad_id=loaded.tokenizer.pad_token_id or 0,
+            positions=positions,
+            bos=loaded.tokenizer.bos_token_id,
+        )
+        addition = Addition(
+            layer=layer,
+            vectors=vectors[[conditions[i].direction for i in chosen]],
+            alphas=torch.tensor([conditions[i].alpha for i in chosen], dtype=torch.float32),
+            positions=batch.steered,
+        )
+        with intervene(network, [addition]):
+            out[chosen] = _mean_log_probs(network, batch, device)
+        start = stop
+    return out
+
+
+def _mean_log_probs(
+    network: torch.nn.Module, batch: PaddedRows, device: torch.device
+) -> np.ndarray:
+    """Return the mean log-probability of each row's response tokens, (row,)."""
+    first = int(batch.response.any(dim=0).nonzero()[0])
+    length = batch.ids.shape[1]
+    # Logits only from where the first response begins: the vocabulary is the widest axis.
+    keep = torch.arange(first - 1, length - 1, device=device)
+    logits = network(
+        input_ids=batch.ids.to(device),
+        attention_mask=batch.attended.to(device),
+        position_ids=torch.arange(length, device=device).expand(len(batch.ids), -1),
+        use_cache=False,
+        logits_to_keep=keep,
+    ).logits
+    targets = batch.ids[:, first:].to(device)
+    mask = batch.response[:, first:].to(device)
+    picked = torch.log_softmax(logits.float(), dim=-1).gather(-1, targets[..., None])[..., 0]
+    kept = torch.where(mask, picked, 0.0)
+    return (kept.sum(dim=1) / mask.sum(dim=1)).cpu().numpy()  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def angle_degrees(
+    loaded: LoadedModel,
+    rows: Sequence[TokenRow],
+    *,
+    directions: np.ndarray,
+    alphas: Sequence[float],
+    layer: int,
+    positions: str,
+) -> np.ndarray:
+    """Return the mean angle between the residual before and after steering, in degrees.
+
+    Taken over the steered positions of unsteered forward passes; (direction, alpha). With norm n
+    and projection p of a residual, cos = (n² + αp) / (n √(n² + 2αp + α²)).
+    """
+    vectors = torch.from_numpy(np.ascontiguousarray(directions, dtype=np.float32))
+    strengths = torch.tensor(alphas, dtype=torch.float64)
+    block = find_blocks(loaded.network.base_model)[layer]  # type: ignore[arg-type]
+    total = torch.zeros(len(vectors), len(strengths), dtype=torch.float64)
+    count = 0
+    seen: list[torch.Tensor] = []
+    handle = block.register_forward_hook(lambda _m, _a, out: seen.append(unwrap_hidden(out)))
+    try:
+        for row in rows:
+            batch = pad_rows(
+                [row], pad_id=0, positions=positions, bos=loaded.tokenizer.bos_token_id
+            )
+            loaded.network.base_model(input_ids=batch.ids.to(loaded.device), use_cache=False)
+            hidden = seen.pop().float().cpu()[batch.steered]
+            norm = hidden.norm(dim=-1).double()[:, None, None]
+            projected = (hidden @ vectors.T).double()[:, :, None]
+            after = (norm**2 + 2 * strengths * projected + strengths**2).clamp_min(1e-30).sqrt()
+            cosine = (norm**2 + strengths * projected) / (norm * after)
+            total += torch.rad2deg(torch.arccos(cosine.clamp(-1, 1))).sum(dim=0)
+            count += len(hidden)
+    finally:
+        handle.remove()
+    return (total / count).numpy()  # type: ignore[no-any-return]
