@@ -4,7 +4,7 @@ from .batching import order_texts, pack_batches
 from .blocks import find_blocks, replace_hidden, unwrap_hidden
 from .capture import PooledCapture, PoolMasks
 from .engine import Engine, TransformersEngine
-from .environment import describe_environment
+from .environment import extraction_environment
 from .loading import LoadedModel, ModelSource, load_model, resolve_source
 from .pipeline import Progress, stream_blocks
 from .planning import PreparedRun, prepare_run
@@ -23,8 +23,8 @@ __all__ = [
     "TokenRow",
     "TransformersEngine",
     "chat_messages",
-    "describe_environment",
     "extract_run",
+    "extraction_environment",
     "find_blocks",
     "load_model",
     "order_texts",

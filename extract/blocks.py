@@ -12,7 +12,7 @@ from ..schemas import InvalidInputError
 __all__ = ["find_blocks", "replace_hidden", "unwrap_hidden"]
 
 
-def find_blocks(model: nn.Module) -> nn.ModuleList:
+def find_blocks(model: nn.Module) -> list[nn.Module]:
     """Return the model's residual blocks, in order.
 
     They are the one ``ModuleList`` that has as many members as the config has layers, and whose
@@ -38,7 +38,7 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
             f"got {len(outer)}; module lists: {found}"
         )
         raise InvalidInputError(msg)
-    return outer[0][1]
+    return list(outer[0][1])
 
 
 def unwrap_hidden(output: object) -> torch.Tensor:

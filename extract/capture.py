@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -122,14 +122,14 @@ class PooledCapture:
         self._values.clear()
         return out
 
-    def _pre_hook(self, layer: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _pre_hook(self, layer: int) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
             self._record("resid_pre", layer, unwrap_hidden(hidden))
 
         return hook
 
-    def _post_hook(self, layer: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _post_hook(self, layer: int) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: object, output: object) -> None:
             self._record("resid_post", layer, unwrap_hidden(output))
 

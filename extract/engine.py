@@ -35,7 +35,7 @@ class TransformersEngine:
         layers: Sequence[int],
         pools: Sequence[str],
     ) -> None:
-        self._network = loaded.network.base_model
+        self._network = loaded.backbone
         self._device = loaded.device
         self._pad_id = loaded.tokenizer.pad_token_id or 0
         self._capture = PooledCapture(

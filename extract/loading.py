@@ -62,6 +62,15 @@ class LoadedModel:
     model: nn.Module | None = None
 
     @property
+    def backbone(self) -> nn.Module:
+        """The model without its language-model head."""
+        backbone = self.network.base_model
+        if not isinstance(backbone, nn.Module):
+            msg = f"{self.info.name}: expected a transformers model, got {type(self.model)}"
+            raise InvalidInputError(msg)
+        return backbone
+
+    @property
     def network(self) -> nn.Module:
         """The model; raises InvalidInputError where its weights were not loaded."""
         if self.model is None:
@@ -192,7 +201,7 @@ def _pick_device(device: str) -> torch.device:
         raise InvalidInputError(msg) from err
 
 
-def _pick_dtype(dtype: str, config: Any) -> torch.dtype:  # noqa: ANN401  # configs have no type
+def _pick_dtype(dtype: str, config: Any) -> torch.dtype:  # configs have no type  # noqa: ANN401
     if dtype != "auto":
         return getattr(torch, dtype)  # type: ignore[no-any-return]
     found = getattr(config, "dtype", None)
@@ -282,4 +291,4 @@ def _explained(source: ModelSource) -> Iterator[None]:
 def _safetensors_error() -> type[Exception]:
     from safetensors import SafetensorError
 
-    return SafetensorError  # type: ignore[no-any-return]
+    return SafetensorError

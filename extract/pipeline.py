@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
@@ -52,6 +53,7 @@ class _Block:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+_WholeBlock: TypeAlias = tuple[int, dict[str, np.ndarray]]
 _DONE = object()
 
 
@@ -110,7 +112,7 @@ def stream_blocks(
             stage()
         except _Stopped:
             pass
-        except BaseException as err:  # noqa: BLE001  # carried to the caller below
+        except BaseException as err:  # carried to the caller below  # noqa: BLE001
             failures.append(err)
             stop.set()
 
@@ -119,8 +121,7 @@ def stream_blocks(
 
     def commit() -> None:
         while (item := whole.get()) is not _DONE:
-            block, arrays = item  # type: ignore[misc]
-            encoded = writer.encode_block(block, arrays)
+            encoded = writer.encode_block(*cast("_WholeBlock", item))
             done = writer.commit_block(encoded)
             n_bytes = sum(o.n_bytes for o in done.objects)
             texts = done.row_stop - done.row_start
@@ -160,7 +161,7 @@ def _start_copy(block: int, rows: list[int], arrays: dict[str, torch.Tensor]) ->
     }
     for name, array in arrays.items():
         host[name].copy_(array, non_blocking=True)
-    event = torch.cuda.Event()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
     return _Batch(block, rows, host, event)
 
@@ -170,7 +171,7 @@ def _assemble_blocks(prepared: PreparedRun, batches: _Pipe, whole: _Pipe) -> Non
     plan = prepared.plan
     open_blocks: dict[int, _Block] = {}
     while (item := batches.get()) is not _DONE:
-        batch: _Batch = item  # type: ignore[assignment]
+        batch = cast("_Batch", item)
         if batch.copied is not None:
             batch.copied.synchronize()
         span = plan.block_rows(batch.block)

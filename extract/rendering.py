@@ -65,7 +65,7 @@ def render_prompt(tokenizer: Any, messages: list[dict[str, str]]) -> str:  # noq
 
 def render_texts(
     texts: Sequence[Text],
-    tokenizer: Any,  # noqa: ANN401  # tokenizers have no common type
+    tokenizer: Any,  # tokenizers have no common type  # noqa: ANN401
     *,
     spec: CaptureSpec,
     max_positions: int | None = None,
@@ -137,7 +137,7 @@ def _render(
     text: Text,
     tokenizer: Any,  # noqa: ANN401
     rendering: str,
-    has_template: bool,  # noqa: FBT001  # internal
+    has_template: bool,  # internal  # noqa: FBT001
 ) -> tuple[str, tuple[int, int], bool]:
     """Return the text as one string, the characters of its response, and whether it is a chat."""
     chat = rendering == "chat" or (rendering == "auto" and has_template and text.prompt is not None)

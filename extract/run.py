@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..schemas import CaptureSpec, CorpusInfo, ExtractSpec, Seal, Text
 from ..store import Store
 from .engine import TransformersEngine
-from .environment import describe_environment
+from .environment import extraction_environment
 from .loading import load_model
 from .pipeline import Progress, stream_blocks
 from .planning import PreparedRun, prepare_run
@@ -105,7 +105,7 @@ def extract_run(
     writer = store.create_run(
         prepared.plan,
         coords=prepared.coords,
-        environment=describe_environment(),
+        environment=extraction_environment(),
         token_data=prepared.token_data,
     )
     pending = writer.pending_blocks()

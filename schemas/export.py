@@ -15,8 +15,8 @@ from .text import CorpusInfo, Pair, Text
 __all__ = ["RECORDS", "json_schema", "json_schemas"]
 
 RECORDS: tuple[type[Record], ...] = (
-    Text, Pair, CorpusInfo, CaptureSpec, StoreInfo, RunPlan, RunManifest, BlockCommit, Seal, Catalog,
-    ResultRow, SteeringRow, Direction, StudyFile,
+    Text, Pair, CorpusInfo, CaptureSpec, StoreInfo, Catalog, RunPlan, RunManifest, BlockCommit,
+    Seal, ResultRow, SteeringRow, Direction, StudyFile,
 )  # fmt: skip
 
 

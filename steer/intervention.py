@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -67,7 +67,7 @@ def _check_addition(addition: Addition, *, n_layers: int, hidden_size: int) -> N
         raise InvalidInputError(msg)
 
 
-def _adding_hook(addition: Addition):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _adding_hook(addition: Addition) -> Callable[..., object]:
     def hook(_module: nn.Module, _args: object, output: object) -> object:
         hidden = unwrap_hidden(output)
         if hidden.shape[:2] != addition.positions.shape:

@@ -51,7 +51,8 @@ def steered_mask(row: TokenRow, positions: str, *, bos: int | None) -> np.ndarra
     if positions not in masks:
         msg = f"positions {positions!r} are unknown; expected one of {', '.join(masks)}"
         raise InvalidInputError(msg)
-    return masks[positions] & ~((index == 0) & (row.ids == (-1 if bos is None else bos)))
+    is_bos = (index == 0) & (row.ids == (-1 if bos is None else bos))
+    return np.asarray(masks[positions] & ~is_bos)
 
 
 def pad_rows(
@@ -152,7 +153,7 @@ def _mean_log_probs(
     mask = batch.response[:, first:].to(device)
     picked = torch.log_softmax(logits.float(), dim=-1).gather(-1, targets[..., None])[..., 0]
     kept = torch.where(mask, picked, 0.0)
-    return (kept.sum(dim=1) / mask.sum(dim=1)).cpu().numpy()  # type: ignore[no-any-return]
+    return (kept.sum(dim=1) / mask.sum(dim=1)).cpu().numpy()
 
 
 @torch.inference_mode()
@@ -172,7 +173,7 @@ def angle_degrees(
     """
     vectors = torch.from_numpy(np.ascontiguousarray(directions, dtype=np.float32))
     strengths = torch.tensor(alphas, dtype=torch.float64)
-    block = find_blocks(loaded.network.base_model)[layer]  # type: ignore[arg-type]
+    block = find_blocks(loaded.backbone)[layer]
     total = torch.zeros(len(vectors), len(strengths), dtype=torch.float64)
     count = 0
     seen: list[torch.Tensor] = []
@@ -182,7 +183,7 @@ def angle_degrees(
             batch = pad_rows(
                 [row], pad_id=0, positions=positions, bos=loaded.tokenizer.bos_token_id
             )
-            loaded.network.base_model(input_ids=batch.ids.to(loaded.device), use_cache=False)
+            loaded.backbone(input_ids=batch.ids.to(loaded.device), use_cache=False)
             hidden = seen.pop().float().cpu()[batch.steered]
             norm = hidden.norm(dim=-1).double()[:, None, None]
             projected = (hidden @ vectors.T).double()[:, :, None]
@@ -192,4 +193,4 @@ def angle_degrees(
             count += len(hidden)
     finally:
         handle.remove()
-    return (total / count).numpy()  # type: ignore[no-any-return]
+    return (total / count).numpy()

@@ -55,8 +55,7 @@ def rclone_server() -> Iterator[S3Server]:
         command = [
             tool("rclone"), "serve", "s3", str(root), "--addr", address,
             "--auth-key", f"{key},{secret}", "--config", str(Path(folder) / "rclone.conf"),
-            "--cache-dir", str(Path(folder) / "cache"), "--vfs-cache-mode", "off",
-            "--dir-cache-time", "0s", "--poll-interval", "0s",
+            "--cache-dir", str(Path(folder) / "cache"),
         ]  # fmt: skip
         with _process(command, log=Path(folder) / "log") as process:
             endpoint = f"http://{address}"
@@ -73,8 +72,8 @@ def moto_server() -> Iterator[S3Server]:
         with _process(command, log=Path(folder) / "log") as process:
             endpoint = f"http://127.0.0.1:{port}"
             _wait_until_up(endpoint, process, log=Path(folder) / "log")
-            request = urllib.request.Request(f"{endpoint}/bucket", method="PUT")  # noqa: S310
-            with urllib.request.urlopen(request, timeout=10):  # noqa: S310
+            request = urllib.request.Request(f"{endpoint}/bucket", method="PUT")
+            with urllib.request.urlopen(request, timeout=10):
                 pass
             yield S3Server(endpoint, "moto-key", "moto-secret-value", "bucket", None)
 
@@ -119,7 +118,7 @@ def _wait_until_up(endpoint: str, process: subprocess.Popen[bytes], *, log: Path
         if process.poll() is not None:
             break
         try:
-            with urllib.request.urlopen(endpoint, timeout=2):  # noqa: S310
+            with urllib.request.urlopen(endpoint, timeout=2):
                 return
         except urllib.error.HTTPError as err:
             err.close()

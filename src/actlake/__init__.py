@@ -37,7 +37,7 @@ _ROOMS = {"analyze", "corpus", "extract", "models", "schemas", "steer", "store"}
 _NAMES = {"ActlakeError": "schemas", "open_run": "store", "open_store": "store"}
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401  # a module's attribute can be anything
+def __getattr__(name: str) -> Any:  # a module's attribute can be anything  # noqa: ANN401
     """Import a room, or the room of a name, when it is first asked for."""
     if name in _ROOMS:
         return importlib.import_module(f".{name}", __name__)

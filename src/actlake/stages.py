@@ -7,7 +7,6 @@ was made from; the same key means the stage is done.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from .schemas import (
     CaptureSpec,
     CorpusInfo,
     IncompleteError,
+    InvalidInputError,
     NotFoundError,
     PcaSpec,
     ProbeSpec,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Results", "load_corpus", "pca_stage", "probe_stage", "report_stage", "steer_stage"]
 
 _KEY_FILE = "stage.json"
+_ANALYSIS_PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "xarray", "dask", "zarr")
 
 
 def load_corpus(corpus: StudyCorpus, *, base: Path | None = None) -> tuple[CorpusInfo, list[Text]]:
@@ -163,10 +164,11 @@ def _provenance(store: Store, run: str) -> dict[str, Any]:
     digests = {} if seal is None else seal.model_dump(mode="json", exclude={"objects"})
     info, _ = store.read_corpus(manifest.corpus)
     return {
-        "manifest": manifest.to_dict(),
+        **manifest.to_dict(),
         "seal": digests,
-        "corpus": info.to_dict(),
         "store": store.url,
+        "corpus_digest": info.texts_digest,
+        "arms": info.arms.model_dump(),
     }
 
 
@@ -174,17 +176,13 @@ def pca_stage(
     store: Store, run: str, results: Results, *, spec: PcaSpec, scheduler: str | None = None
 ) -> bool:
     """Compute principal components of a run; returns whether it was done now."""
-    from .analyze import load_probe_result, pca_run, save_pca_result
+    from .analyze import pca_run, save_pca_result
     from .store import open_run
 
     key = _stage_key(_content_digest(store, run), pca=spec)
-    key["probe"] = (results.key(run, "probe") or {}).get("digest")
 
     def make(folder: Path) -> None:
-        probe = load_probe_result(results.stage(run, "probe"))
-        result = pca_run(
-            open_run(store, run), spec=spec, directions=probe.directions, scheduler=scheduler
-        )
+        result = pca_run(open_run(store, run), spec=spec, scheduler=scheduler)
         save_pca_result(result, folder)
 
     return results.build(run, "pca", key=key, make=make)
@@ -228,10 +226,11 @@ def steer_stage(
         probe = load_probe_result(results.stage(run, "probe"))
         layer = spec.layer
         if layer is None:
-            layer = probe.selected_layer[spec.pool, "diff_means"]
-        direction = directions_record(
-            probe.directions, method="diff_means", pool=spec.pool, layer=layer
-        )
+            layer = probe.selected_layer.get((spec.pool, "diff_means"))
+        if layer is None:
+            msg = f"run {run!r}: too few scenarios to choose a layer from; name one to steer"
+            raise InvalidInputError(msg)
+        direction = directions_record(probe.directions, "diff_means", spec.pool, layer=layer)
         manifest = store.read_manifest(run)
         _, texts = store.read_corpus(manifest.corpus)
         dataset = open_run(store, run)
@@ -281,16 +280,19 @@ def report_stage(
 
     from .analyze import load_pca_result, load_probe_result
     from .analyze.report import ReportInput, write_report
+    from .store import describe_environment
 
     chosen = list(runs) if runs is not None else results.runs()
     if not chosen:
         msg = f"{results.folder}: no probe results here; run `actlake probe` first"
         raise NotFoundError(msg)
     rows, null, pca, points, steering, provenance = [], [], [], [], [], []
+    selected = {}
     for run in chosen:
         probe = load_probe_result(results.stage(run, "probe"))
         rows.append(probe.rows)
         null.append(probe.null)
+        selected[run] = probe.selected_layer
         if results.key(run, "pca") is not None:
             found = load_pca_result(results.stage(run, "pca"))
             pca.append(found.rows)
@@ -300,7 +302,6 @@ def report_stage(
         provenance.append(json.loads((results.stage(run, "probe") / "provenance.json").read_text()))
     study_file = results.folder / "study.json"
     study = json.loads(study_file.read_text()) if study_file.exists() else {}
-    arms = provenance[0]["corpus"]["arms"]
     page = ReportInput(
         title=title or study.get("title") or "actlake report",
         study=study,
@@ -310,10 +311,8 @@ def report_stage(
         pca_points=pd.concat(points, ignore_index=True) if points else None,
         steering=pd.concat(steering, ignore_index=True) if steering else None,
         runs=provenance,
-        arm_names=arms,
-        environment=provenance[0]["manifest"]["environment"],
+        arm_names=provenance[0]["arms"],
+        environment=describe_environment(_ANALYSIS_PACKAGES).model_dump(),
+        selected_layers=selected,
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write_report(page, temporary)
-    temporary.replace(path)
-    return path
+    return write_report(page, path)

@@ -158,7 +158,7 @@ def run_study(
     )
 
 
-def _skipped(fresh: bool) -> str:  # noqa: FBT001  # internal
+def _skipped(fresh: bool) -> str:  # internal  # noqa: FBT001
     return "" if fresh else " (was done)"
 
 
@@ -176,10 +176,11 @@ def summarise(results: Results, run: str, *, steer: SteerSpec) -> dict[str, Any]
     from .analyze import load_probe_result
 
     probe = load_probe_result(results.stage(run, "probe"))
-    pool = steer.pool if steer.pool in set(probe.rows["pool"].dropna()) else None
-    pool = pool or str(probe.rows["pool"].dropna().iloc[0])
+    pools = probe.rows["pool"].dropna()
+    pool: str = steer.pool if steer.pool in set(pools) else str(pools.iloc[0])
     method = "diff_means" if (pool, "diff_means") in probe.selected_layer else "logistic"
-    layer = probe.selected_layer[pool, method]
+    layers = sorted(probe.rows["layer"].dropna().unique())
+    layer = probe.selected_layer.get((pool, method), int(layers[len(layers) // 2]))
     mine = probe.rows[(probe.rows["pool"] == pool) & (probe.rows["method"] == method)]
     at_layer = mine[(mine["layer"] == layer) & (mine["metric"] == "auroc")]
     out: dict[str, Any] = {"run": run, "pool": pool, "layer": layer}
@@ -222,4 +223,4 @@ def _steering_figures(rows: pd.DataFrame) -> dict[str, Any]:
 def _number(value: object) -> float | None:
     """Return a plain float with four digits after the point, None for a missing one."""
     number = float(value)  # type: ignore[arg-type]
-    return None if number != number else round(number, 4)  # noqa: PLR0124  # NaN
+    return None if number != number else round(number, 4)

@@ -1,8 +1,11 @@
 """The wheel and the sdist hold the whole package, and it imports where nothing else is."""
 
+import ast
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -46,7 +49,8 @@ def test_the_wheel_holds_every_file_and_no_other_top_level_name(built):
 
 
 def test_the_sdist_holds_what_the_wheel_is_built_from(built):
-    names = {n.partition("/")[2] for n in tarfile.open(built[1]).getnames()}
+    with tarfile.open(built[1]) as archive:
+        names = {n.partition("/")[2] for n in archive.getnames()}
     assert {"pyproject.toml", "LICENSE", "README.md", "constraints.txt", "Makefile"} <= names
     assert {f"{room}/__init__.py" for room in ROOMS} <= names
 
@@ -68,13 +72,34 @@ def test_the_wheel_imports_in_an_environment_without_the_sources(built, tmp_path
         "for room in rooms: importlib.import_module('actlake.' + room)\n"
         "from actlake.corpus import bundled_corpus\n"
         "from actlake.models import organism_names, organism_path\n"
-        "print(bundled_corpus('demo')[0].n_texts, [organism_path(n).name for n in organism_names()])\n"
+        "print(bundled_corpus('demo')[0].n_texts)\n"
+        "print([organism_path(n).name for n in organism_names()])\n"
     )
     done = subprocess.run(
         [python, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "llama-organism" in done.stdout
+
+
+def test_every_package_that_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["extract"], *extras["report"]]
+    names = {re.split(r"[\[<>=;~ ]", line)[0].lower().replace("-", "_") for line in declared}
+    names |= {"distributed"} if "dask[array,distributed]" in "".join(declared) else set()
+    imported_as = {"scikit_learn": "sklearn", "vl_convert_python": "vl_convert"}
+    known = {imported_as.get(name, name) for name in names}
+    for room in (*ROOMS, "src/actlake"):
+        for path in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    found = {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and not node.level:
+                    found = {str(node.module).split(".")[0]}
+                else:
+                    continue
+                assert found <= known | sys.stdlib_module_names, f"{path} imports {found}"
 
 
 def test_the_repository_names_no_machine_and_no_registry():

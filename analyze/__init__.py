@@ -1,0 +1,47 @@
+"""Analyses of opened runs on the CPU: probes, random baselines, words, geometry."""
+
+from .auroc import (
+    Difference,
+    Interval,
+    auroc,
+    auroc_columns,
+    auroc_difference,
+    auroc_interval,
+    binormal_bound,
+    clopper_pearson,
+    delong_covariance,
+    paired_bound,
+)
+from .components import pca_run
+from .results import (
+    PcaResult,
+    ProbeResult,
+    directions_record,
+    load_pca_result,
+    load_probe_result,
+    save_pca_result,
+    save_probe_result,
+)
+from .suite import probe_run
+
+__all__ = [
+    "Difference",
+    "Interval",
+    "PcaResult",
+    "ProbeResult",
+    "auroc",
+    "auroc_columns",
+    "auroc_difference",
+    "auroc_interval",
+    "binormal_bound",
+    "clopper_pearson",
+    "delong_covariance",
+    "directions_record",
+    "load_pca_result",
+    "load_probe_result",
+    "paired_bound",
+    "pca_run",
+    "probe_run",
+    "save_pca_result",
+    "save_probe_result",
+]

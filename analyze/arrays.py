@@ -1,0 +1,60 @@
+"""Which arrays of a run an analysis reads, one layer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import xarray as xr
+
+from ..schemas import NotFoundError, Pool, Site, array_name, near_names
+
+__all__ = ["layer_values", "run_pools"]
+
+
+def run_pools(
+    ds: xr.Dataset, *, site: str | None = None, pools: Sequence[str] | None = None
+) -> tuple[str, list[str]]:
+    """Return the site to analyse and the pools of it that the run has.
+
+    Parameters
+    ----------
+    ds
+        An opened run.
+    site
+        None takes ``resid_post`` where the run has it, otherwise its first site.
+    pools
+        None takes every pool of the site.
+
+    Raises
+    ------
+    NotFoundError
+        If the run has no pooled array, or not the site or pool asked for.
+    """
+    sites: list[str] = [
+        name
+        for name in ("resid_post", *get_args(Site))
+        if any(array_name(name, pool) in ds.data_vars for pool in get_args(Pool))
+    ]
+    if not sites:
+        msg = (
+            f"the dataset has no pooled activations, only {sorted(map(str, ds.data_vars))}; "
+            f"expected arrays such as {array_name('resid_post', 'mean_response')!r}"
+        )
+        raise NotFoundError(msg)
+    if site is not None and site not in sites:
+        known = sorted(set(sites))
+        msg = f"the run has no site {site!r}{near_names(site, known)}; it has {known}"
+        raise NotFoundError(msg)
+    chosen = site or sites[0]
+    there = [pool for pool in get_args(Pool) if array_name(chosen, pool) in ds.data_vars]
+    missing = [pool for pool in pools or () if pool not in there]
+    if missing:
+        msg = f"the run has no pool {missing} of {chosen}; it has {there}"
+        raise NotFoundError(msg)
+    return chosen, list(pools) if pools is not None else there
+
+
+def layer_values(ds: xr.Dataset, name: str, at: int) -> xr.Variable:
+    """Return layer number ``at`` of an array as a lazy variable, without its coordinates."""
+    return ds[name].transpose("text", "layer", "hidden").variable.isel(layer=at)

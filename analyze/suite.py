@@ -1,0 +1,181 @@
+"""The probes of a run, one Dask task per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from dask.delayed import delayed
+from numpy.typing import NDArray
+
+from ..schemas import (
+    BagOfWordsSpec,
+    ProbeSpec,
+    RandomSpec,
+    Text,
+    array_name,
+    digest_json,
+)
+from .arrays import layer_values, run_pools
+from .assembly import Assembly
+from .bootstrap import draw_pair_weights
+from .evaluate import HeldOut
+from .frames import direction_dataset, null_frame, probe_rows, score_frame
+from .layer import LayerJob, fit_layer
+from .results import ProbeResult
+from .schedule import run_tasks
+from .splits import PairTable, pair_table, scenario_folds, split_fold
+from .table import dataset_provenance, rows_frame
+from .words import bag_of_words_scores, pair_responses
+
+__all__ = ["SPLIT_CV", "probe_run"]
+
+SPLIT_CV = "train→test split"
+
+
+def probe_run(
+    ds: xr.Dataset,
+    texts: Sequence[Text],
+    *,
+    spec: ProbeSpec,
+    random: RandomSpec,
+    bow: BagOfWordsSpec,
+    site: str | None = None,
+    scheduler: str | None = None,
+) -> ProbeResult:
+    """Return probes of every layer and pool of a run, under leave-one-scenario-out.
+
+    Every layer is one Dask task that reads the chunks of that layer alone. All complete pairs
+    of original texts take part. The directions, and the rows with cv ``train→test split``, come
+    from the pairs with split=train.
+
+    Parameters
+    ----------
+    ds
+        An opened run: pooled arrays with dims (text, layer, hidden) and the text coordinates.
+    texts
+        The corpus of the run, for the bag of words.
+    spec
+        Methods, pools, folds, grid of C, bootstrap draws.
+    random
+        Isotropic directions of the null.
+    bow
+        The bag of words.
+    site
+        None takes ``resid_post``, or the run's first site.
+    scheduler
+        ``threads``, ``processes``, ``synchronous``, the address of a Dask cluster, or None for
+        Dask's own configuration.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are fewer than two scenarios, one class, no complete pair, or rows with NaN.
+    NotFoundError
+        If a site, a pool or a text of the corpus is missing.
+    """
+    chosen, pools = run_pools(ds, site=site, pools=spec.pools)
+    table = pair_table(ds)
+    folds = scenario_folds(table, max_folds=spec.max_folds, seed=spec.seed)
+    split = split_fold(table, max_folds=spec.max_folds, seed=spec.seed)
+    responses = pair_responses(texts, table)
+    words = bag_of_words_scores(responses, folds.folds, spec=bow)
+    words_test = bag_of_words_scores(responses, [split], spec=bow)
+    everything = np.arange(table.n_pairs)
+    job = LayerJob(
+        table=table,
+        folds=folds,
+        split=split,
+        held=_held_out(
+            table,
+            everything,
+            cv=folds.scheme,
+            fold=folds.fold_of_pair,
+            words=words,
+            spec=spec,
+        ),
+        held_test=_held_out(
+            table,
+            split.test,
+            cv=SPLIT_CV,
+            fold=np.zeros_like(folds.fold_of_pair),
+            words=words_test,
+            spec=spec,
+        ),
+        spec=spec,
+        random=random,
+    )
+    # Wrapped once, so that the tasks of a cluster share one copy of it.
+    shared = delayed(job, traverse=False)
+    layers = [int(layer) for layer in ds["layer"].values]
+    tasks = {
+        (pool, layer): delayed(fit_layer)(
+            layer_values(ds, array_name(chosen, pool), at), shared, pool=pool, layer=layer
+        )
+        for pool in pools
+        for at, layer in enumerate(layers)
+    }
+    results = run_tasks(list(tasks.values()), scheduler=scheduler)
+    digest = digest_json(
+        [
+            [
+                *table.texts[:, k].tolist(),
+                str(table.pair[k]),
+                str(table.scenario[k]),
+                responses[k],
+                responses[k + table.n_pairs],
+            ]
+            for k in range(table.n_pairs)
+        ]
+    )
+    assembly = Assembly(
+        ds=ds,
+        site=chosen,
+        job=job,
+        results=dict(zip(tasks, results, strict=True)),
+        provenance=dataset_provenance(ds)
+        | {"dataset_digest": digest, "split_digest": folds.digest},
+    )
+    return ProbeResult(
+        rows=rows_frame(probe_rows(assembly)),
+        null=null_frame(assembly),
+        scores=score_frame(assembly),
+        directions=direction_dataset(assembly),
+    )
+
+
+def _held_out(
+    table: PairTable,
+    pairs: NDArray[np.int64],
+    *,
+    cv: str,
+    fold: NDArray[np.int64],
+    words: NDArray[np.float64],
+    spec: ProbeSpec,
+) -> tuple[HeldOut, ...]:
+    """Return the held-out sets of ``pairs``: all of them, then every designed subset."""
+    sets = []
+    for subset in ("all", *table.subsets()):
+        members = np.intersect1d(table.members(subset), pairs)
+        if members.size == 0:
+            continue
+        sets.append(
+            HeldOut(
+                subset=subset,
+                cv=cv,
+                pairs=members,
+                fold=fold[members],
+                weights=draw_pair_weights(
+                    table.scenario[members], n_draws=spec.n_bootstrap, seed=spec.seed
+                ),
+                words=words[:, members],
+                counts={
+                    "n_texts": 2 * int(members.size),
+                    "n_pairs": int(members.size),
+                    "n_scenarios": int(np.unique(table.scenario[members]).size),
+                    "n_generators": int(np.unique(table.generator[members]).size),
+                },
+            )
+        )
+    return tuple(sets)

@@ -1,0 +1,222 @@
+"""The commands that make and analyse runs: extract, probe, steer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .console import (
+    emit,
+    extract_specs,
+    json_option,
+    parse_alphas,
+    print_facts,
+)
+
+__all__ = ["extract", "probe", "steer"]
+
+_out_option = click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of the results.",
+)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--corpus", required=True, help="A JSONL file of texts, or bundled:demo.")
+@click.option("--store", "store_url", required=True, help="Folder or fsspec URL of the store.")
+@click.option("--run", help="Name of the run.  [default: the model's name]")
+@click.option("--revision", help="Revision of a hub model.")
+@click.option("--layers", help="Block indices such as 0,4,8-12.  [default: all]")
+@click.option("--pools", help="Pools such as mean_response,last_prompt.  [default: all]")
+@click.option("--sites", help="Sites: resid_post, resid_pre.  [default: resid_post]")
+@click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
+@click.option("--render", help="auto, chat or plain.  [default: auto]")
+@click.option("--max-tokens", type=int, help="Longest text.  [default: 4096]")
+@click.option("--truncate", is_flag=True, help="Cut longer texts instead of refusing them.")
+@click.option("--batch-tokens", type=int, help="Rows x longest row.  [default: 16384]")
+@click.option("--rows-per-block", type=int, help="Texts per commit.  [default: 16 MiB objects]")
+@click.option("--device", help="auto, cpu, cuda, cuda:1, mps.  [default: auto]")
+@click.option("--attn", "attn_implementation", help="eager, sdpa, flash_attention_2.")
+@click.option("--arms", nargs=2, help="The corpus's own names of its positive and negative arm.")
+@click.option("--dry-run", is_flag=True, help="Print what it would do; read no weights.")
+@json_option
+def extract(
+    model: str,
+    corpus: str,
+    store_url: str,
+    run: str | None,
+    *,
+    revision: str | None,
+    arms: tuple[str, str] | None,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """Run MODEL over a corpus once and store its activations; resume if begun.
+
+    MODEL is a hub id, a folder, or bundled:NAME.
+
+    \b
+    Example: actlake extract microsoft/Phi-3-mini-4k-instruct --corpus pairs.jsonl \\
+                 --store s3://bucket/store
+    """
+    from .extract import extract_run, plan_extraction
+    from .schemas import StudyCorpus, StudyModel
+    from .stages import load_corpus
+    from .store import create_store
+    from .study import run_name
+
+    capture, execution = extract_specs(options)
+    named = {"positive": arms[0], "negative": arms[1]} if arms else {}
+    info, texts = load_corpus(StudyCorpus.parse({"source": corpus, "arms": named}))
+    name = run or run_name(StudyModel(model=model))
+    if dry_run:
+        prepared = plan_extraction(
+            texts,
+            model=model,
+            run=name,
+            corpus=info.id,
+            revision=revision,
+            capture=capture,
+            extract=execution,
+        )
+        summary = prepared.summary()
+        emit(summary, as_json=as_json, show=lambda: print_facts(summary))
+        return
+    done = extract_run(
+        create_store(store_url),
+        texts,
+        info,
+        model=model,
+        run=name,
+        revision=revision,
+        capture=capture,
+        extract=execution,
+    )
+    value = {
+        "run": done.run,
+        "blocks_run": done.n_blocks_run,
+        "blocks_kept": done.n_blocks_kept,
+        "objects": done.seal.n_objects,
+        "bytes": done.seal.n_bytes,
+        "data_digest": done.seal.data_digest,
+    }
+    emit(value, as_json=as_json, show=lambda: print_facts(value))
+
+
+@click.command()
+@click.argument("store_url", metavar="STORE")
+@click.argument("run")
+@_out_option
+@click.option(
+    "--random",
+    "n_random",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Random directions per layer.",
+)
+@click.option("--scheduler", help="threads, processes, or an address of a Dask cluster.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of every draw.")
+@json_option
+def probe(
+    store_url: str,
+    run: str,
+    out: Path,
+    n_random: int,
+    *,
+    scheduler: str | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Probe a run's every layer, beside random directions and a bag of words.
+
+    \b
+    Example: actlake probe s3://bucket/store llama-3-8b --out results
+    """
+    from .schemas import BagOfWordsSpec, PcaSpec, ProbeSpec, RandomSpec, SteerSpec
+    from .stages import Results, pca_stage, probe_stage
+    from .store import open_store
+    from .study import summarise
+
+    results, found = Results(out), open_store(store_url)
+    probe_stage(
+        found,
+        run,
+        results,
+        probe=ProbeSpec(seed=seed),
+        random=RandomSpec(n_directions=n_random, seed=seed),
+        bow=BagOfWordsSpec(),
+        scheduler=scheduler,
+    )
+    pca_stage(found, run, results, spec=PcaSpec(), scheduler=scheduler)
+    summary = summarise(results, run, steer=SteerSpec())
+    emit(summary, as_json=as_json, show=lambda: print_facts(summary))
+
+
+@click.command()
+@click.argument("store_url", metavar="STORE")
+@click.argument("run")
+@click.option("--model", required=True, help="The model of the run: hub id, folder, bundled:NAME.")
+@click.option("--revision", help="Revision of a hub model.")
+@_out_option
+@click.option("--layer", type=int, help="Block to steer.  [default: the probe's choice]")
+@click.option("--alphas", help="Strengths such as -2,-1,0,1,2.")
+@click.option(
+    "--unit",
+    type=click.Choice(["raw", "separation", "norm"]),
+    default="separation",
+    show_default=True,
+    help="Unit of the strengths.",
+)
+@click.option("--pool", help="Pool whose direction is used.  [default: mean_response]")
+@click.option("--prompts", "n_prompts", type=int, help="Held-out pairs to score.  [default: 12]")
+@click.option("--random", "n_random", type=int, help="Random directions.  [default: 20]")
+@click.option("--positions", help="all, response, prompt-all or prompt-last.  [default: all]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
+@json_option
+def steer(
+    store_url: str,
+    run: str,
+    out: Path,
+    *,
+    model: str,
+    revision: str | None,
+    alphas: str | None,
+    device: str,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """Sweep the strength of a run's probe direction through its model.
+
+    \b
+    Example: actlake steer store llama-3-8b --model meta-llama/Meta-Llama-3-8B-Instruct
+    """
+    from .schemas import SteerSpec
+    from .stages import Results, steer_stage
+    from .store import open_store
+    from .study import summarise
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if alphas is not None:
+        given["alphas"] = parse_alphas(alphas)
+    spec = SteerSpec.parse(given, where="options")
+    found, results = open_store(store_url), Results(out)
+    steer_stage(
+        found,
+        run,
+        results,
+        model=model,
+        revision=revision,
+        spec=spec,
+        capture=found.read_manifest(run).capture,
+        device=device,
+    )
+    summary = summarise(results, run, steer=spec)
+    emit(summary, as_json=as_json, show=lambda: print_facts(summary))

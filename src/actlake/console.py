@@ -1,0 +1,102 @@
+"""Printing for people and for machines, and reading of options that are lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .schemas.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from .schemas import CaptureSpec, ExtractSpec
+
+__all__ = [
+    "emit",
+    "extract_specs",
+    "json_option",
+    "parse_alphas",
+    "print_facts",
+    "print_table",
+    "say",
+]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+def say(line: str) -> None:
+    """Print a line of progress to stderr."""
+    click.echo(line, err=True)
+
+
+def emit(value: object, *, as_json: bool, show: Callable[[], None]) -> None:
+    """Print ``value`` as JSON, or what ``show`` prints."""
+    if as_json:
+        click.echo(json.dumps(value, indent=2))
+    else:
+        show()
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print dicts of like keys as an aligned table."""
+    if not rows:
+        click.echo("nothing")
+        return
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names] + [["" if row.get(n) is None else str(row[n]) for n in names] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    for line in cells:
+        padded = [c.ljust(w) for c, w in zip(line, widths, strict=True)]
+        click.echo("  ".join(padded).rstrip())
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    """Print one dict as aligned lines."""
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+        click.echo(f"{name.ljust(width)}  {shown}")
+
+
+def extract_specs(options: dict[str, Any]) -> tuple[CaptureSpec, ExtractSpec]:
+    """Return the capture and execution specs of the extract command's options."""
+    from .schemas import CaptureSpec, ExtractSpec
+
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    for name in ("pools", "sites"):
+        if name in given:
+            given[name] = [part.strip() for part in given[name].split(",")]
+    if "layers" in given:
+        given["layers"] = _parse_layers(given["layers"])
+    capture = {k: v for k, v in given.items() if k in CaptureSpec.model_fields}
+    execution = {k: v for k, v in given.items() if k in ExtractSpec.model_fields}
+    return (
+        CaptureSpec.parse(capture, where="options"),
+        ExtractSpec.parse(execution, where="options"),
+    )
+
+
+def _parse_layers(text: str) -> list[int] | str:
+    """Return the layers that ``0,4,8-12`` names, or ``all``."""
+    if text == "all":
+        return text
+    layers: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            layers.extend(range(int(first), int(last or first) + 1))
+    except ValueError as err:
+        msg = f"layers {text!r} cannot be read; expected something like 0,4,8-12 or all"
+        raise InvalidInputError(msg) from err
+    return layers
+
+
+def parse_alphas(text: str) -> list[float]:
+    """Return the strengths that ``-2,-1,0`` names."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as err:
+        msg = f"alphas {text!r} cannot be read; expected something like -2,-1,0,1,2"
+        raise InvalidInputError(msg) from err

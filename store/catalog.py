@@ -1,0 +1,54 @@
+"""The catalog of a store: what a host that cannot be listed shows of it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from ..schemas import RunManifest
+from ..schemas.catalog import Catalog, CatalogRun
+from .layout import CATALOG_KEY
+
+if TYPE_CHECKING:
+    from .store import Store
+
+__all__ = ["read_catalog", "write_catalog"]
+
+
+def read_catalog(store: Store) -> Catalog:
+    """Return the catalog as it was written at the last seal; empty where there is none."""
+    return store.read_record(Catalog, CATALOG_KEY) or Catalog()
+
+
+def write_catalog(store: Store) -> Catalog:
+    """Rebuild the catalog from the sealed runs, and write it where it changed."""
+    with ThreadPoolExecutor(8) as pool:
+        entries = list(pool.map(lambda run: _entry(store, run), store.run_ids()))
+    catalog = Catalog(
+        runs=tuple(entry for entry in entries if entry is not None),
+        corpora=tuple(store.corpus_ids()),
+    )
+    if catalog != read_catalog(store):
+        store.backend.put(CATALOG_KEY, catalog.to_json().encode())
+    return catalog
+
+
+def _entry(store: Store, run: str) -> CatalogRun | None:
+    seal = store.read_seal(run)
+    manifest = store.read_record(RunManifest, store.keys(run).manifest)
+    if seal is None or manifest is None:
+        return None
+    return CatalogRun(
+        run=run,
+        model=manifest.model.name,
+        corpus=manifest.corpus,
+        n_texts=manifest.n_texts,
+        n_layers=manifest.n_layers,
+        hidden_size=manifest.hidden_size,
+        plan_id=seal.plan_id,
+        data_digest=seal.data_digest,
+        tree_digest=seal.tree_digest,
+        n_objects=seal.n_objects,
+        n_bytes=seal.n_bytes,
+        sealed_at=seal.sealed_at,
+    )

@@ -1,0 +1,132 @@
+"""The static arrays of a run: coordinates and tokens, checked before anything is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..schemas import InvalidInputError, RunPlan
+from .layout import StaticArray, text_limit
+
+__all__ = ["check_plan", "static_arrays"]
+
+_NAME = re.compile(r"^[a-z][a-z0-9_]{0,79}$")
+_NUMBERS = {
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    "float32", "float64",
+}  # fmt: skip
+_DIMENSIONS = {"hidden", "token", "text_edge"}
+
+
+def check_plan(plan: RunPlan) -> None:
+    """Raise InvalidInputError where the parts of ``plan`` contradict each other."""
+    sizes = {"text": plan.n_texts, "layer": len(plan.layers), "hidden": plan.model.hidden_size}
+    names = [spec.name for spec in plan.arrays]
+    if not names or len(set(names)) != len(names):
+        msg = f"run {plan.run!r}: expected arrays with distinct names, got {names}"
+        raise InvalidInputError(msg)
+    if not plan.layers or list(plan.layers) != sorted(set(plan.layers)):
+        msg = f"run {plan.run!r}: expected layers in ascending order, got {list(plan.layers)}"
+        raise InvalidInputError(msg)
+    for spec in plan.arrays:
+        expected = tuple(sizes[dim] for dim in spec.dims)
+        if spec.shape != expected:
+            msg = (
+                f"run {plan.run!r}: array {spec.name!r} with dims {spec.dims} has shape "
+                f"{spec.shape}, expected {expected}"
+            )
+            raise InvalidInputError(msg)
+
+
+def static_arrays(
+    plan: RunPlan,
+    *,
+    coords: Mapping[str, np.ndarray[Any, Any]],
+    token_data: Mapping[str, np.ndarray[Any, Any]],
+) -> list[StaticArray]:
+    """Return the checked static arrays of a run, sorted by name.
+
+    Raises
+    ------
+    InvalidInputError
+        If a coordinate is missing, has the wrong length or a type that Zarr cannot hold, or
+        the token offsets do not fit the tokens.
+    """
+    if "text" not in coords:
+        msg = f"run {plan.run!r}: coords need 'text' (the ids), got {sorted(coords)}"
+        raise InvalidInputError(msg)
+    given = {"layer": np.array(plan.layers, dtype=np.int32), **coords}
+    taken = {spec.name for spec in plan.arrays} | _DIMENSIONS | set(token_data)
+    clash = sorted(name for name in given if name in taken or not _NAME.match(name))
+    if clash:
+        msg = f"run {plan.run!r}: {clash} cannot name coordinates (taken, or not lower_case)"
+        raise InvalidInputError(msg)
+    sizes = {"text": plan.n_texts, "layer": len(plan.layers)}
+    arrays = []
+    for name, values in given.items():
+        dim = "layer" if name == "layer" else "text"
+        arrays.append(_checked(StaticArray(name, dim, np.asarray(values)), size=sizes[dim]))
+    by_name = {array.name: array.values for array in arrays}
+    if by_name["layer"].tolist() != list(plan.layers):
+        msg = f"run {plan.run!r}: coordinate 'layer' is not the plan's {list(plan.layers)}"
+        raise InvalidInputError(msg)
+    ids = by_name["text"].tolist()
+    if by_name["text"].dtype.kind != "O" or len(set(ids)) != len(ids):
+        msg = f"run {plan.run!r}: coordinate 'text' needs distinct strings"
+        raise InvalidInputError(msg)
+    return sorted([*arrays, *_token_arrays(plan, token_data)], key=lambda array: array.name)
+
+
+def _token_arrays(
+    plan: RunPlan, token_data: Mapping[str, np.ndarray[Any, Any]]
+) -> list[StaticArray]:
+    if not token_data:
+        return []
+    if set(token_data) != {"token_id", "token_offset"}:
+        msg = (
+            f"run {plan.run!r}: token_data needs 'token_id' and 'token_offset', "
+            f"got {sorted(token_data)}"
+        )
+        raise InvalidInputError(msg)
+    ids = StaticArray("token_id", "token", np.asarray(token_data["token_id"]))
+    offsets = StaticArray("token_offset", "text_edge", np.asarray(token_data["token_offset"]))
+    arrays = [_checked(ids, size=plan.n_tokens), _checked(offsets, size=plan.n_texts + 1)]
+    edges = offsets.values
+    if edges[0] != 0 or edges[-1] != plan.n_tokens or (np.diff(edges) < 0).any():
+        msg = (
+            f"run {plan.run!r}: token_offset must rise from 0 to {plan.n_tokens}, "
+            f"got {edges[0]} to {edges[-1]}"
+        )
+        raise InvalidInputError(msg)
+    return arrays
+
+
+def _checked(array: StaticArray, *, size: int) -> StaticArray:
+    """Return the array with text as objects; raise where its shape or type is wrong."""
+    values = array.values
+    if values.shape != (size,):
+        msg = f"coordinate {array.name!r} has shape {values.shape}, expected ({size},)"
+        raise InvalidInputError(msg)
+    if values.dtype.kind in "UOT":
+        wrong = next((v for v in values.tolist() if not isinstance(v, str)), None)
+        if wrong is not None:
+            msg = f"coordinate {array.name!r} mixes text with {wrong!r}; expected only text"
+            raise InvalidInputError(msg)
+        values = values.astype(object)
+        n_bytes = sum(len(value.encode()) for value in values)
+        if n_bytes > text_limit(size):
+            msg = (
+                f"coordinate {array.name!r} holds {n_bytes} bytes of text, expected at most "
+                f"{text_limit(size)}; coordinates are names, the texts belong in the corpus"
+            )
+            raise InvalidInputError(msg)
+    elif values.dtype.name not in _NUMBERS:
+        msg = (
+            f"coordinate {array.name!r} has type {values.dtype}, expected text or one of "
+            f"{', '.join(sorted(_NUMBERS))}"
+        )
+        raise InvalidInputError(msg)
+    return StaticArray(array.name, array.dim, values)

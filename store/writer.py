@@ -1,0 +1,381 @@
+"""Writing a run: create or resume it, encode and commit its blocks, seal it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..schemas import (
+    AlreadyExistsError,
+    BlockCommit,
+    CorruptError,
+    EnvironmentInfo,
+    InvalidInputError,
+    ObjectInfo,
+    RunManifest,
+    RunPlan,
+    Seal,
+    StorageError,
+)
+from .backend import NoSpaceError
+from .claims import OBJECT_BYTES, claim_run, means_the_same
+from .clock import now
+from .codec import encode_chunk
+from .commits import check_commit, object_info
+from .layout import (
+    METADATA_NAME,
+    StaticArray,
+    block_chunks,
+    encode_static,
+    group_metadata,
+    plan_metadata,
+    static_metadata,
+    to_bytes,
+)
+from .sealing import seal_run
+from .static import check_plan, static_arrays
+
+if TYPE_CHECKING:
+    from .store import Store
+
+__all__ = ["EncodedBlock", "RunWriter"]
+
+
+@dataclass(frozen=True)
+class EncodedBlock:
+    """A block as it will be stored: objects and, in the same order, their bytes."""
+
+    block: int
+    objects: tuple[ObjectInfo, ...]
+    data: tuple[bytes, ...] = field(repr=False)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all objects."""
+        return sum(info.n_bytes for info in self.objects)
+
+
+class RunWriter:
+    """The writer of one run. Threads may commit different blocks through one writer."""
+
+    def __init__(
+        self, store: Store, plan: RunPlan, *, plan_id: str, environment: EnvironmentInfo
+    ) -> None:
+        self.store = store
+        self.plan = plan
+        self.plan_id = plan_id
+        self.environment = environment
+        self.writer = uuid.uuid4().hex[:12]
+        self._keys = store.keys(plan.run)
+        self._static: dict[str, ObjectInfo] = {}  # filled by create, read by seal
+        self._metadata: dict[str, dict[str, Any]] = {}
+        self._coordinates: list[str] = []
+        self._n_threads = 4 if store.location.is_local else 16
+
+    def __repr__(self) -> str:
+        return f"RunWriter({self.plan.run!r}, {self.store.url!r})"
+
+    # -- creating
+
+    @classmethod
+    def create(
+        cls,
+        store: Store,
+        plan: RunPlan,
+        *,
+        coords: Mapping[str, np.ndarray[Any, Any]],
+        environment: EnvironmentInfo,
+        token_data: Mapping[str, np.ndarray[Any, Any]],
+    ) -> RunWriter:
+        """Return a writer of a new run, or of the same run where it was left (see ``Store``).
+
+        The order is what makes a kill harmless: the plan claims the run id, the metadata and
+        coordinates follow (the same bytes whoever writes them), and the manifest comes last.
+        """
+        check_plan(plan)
+        arrays = static_arrays(plan, coords=coords, token_data=token_data)
+        plan, plan_id, is_new = claim_run(store, plan)
+        writer = cls(store, plan, plan_id=plan_id, environment=environment)
+        store.backend.clean(writer._keys.folder)
+        writer._write_static(arrays, is_new=is_new)
+        if store.backend.size(writer._keys.manifest) is None:
+            manifest = writer._manifest()
+            store.create(writer._keys.manifest, manifest.to_json().encode())
+        return writer
+
+    def _manifest(self) -> RunManifest:
+        plan = self.plan
+        return RunManifest(
+            run=plan.run,
+            plan_id=self.plan_id,
+            corpus=plan.corpus,
+            model=plan.model,
+            tokenizer=plan.tokenizer,
+            capture=plan.capture,
+            n_texts=plan.n_texts,
+            n_tokens=plan.n_tokens,
+            n_layers=len(plan.layers),
+            hidden_size=plan.model.hidden_size,
+            seed=plan.seed,
+            created_at=now(),
+            environment=self.environment,
+        )
+
+    def _write_static(self, arrays: list[StaticArray], *, is_new: bool) -> None:
+        """Write metadata and coordinates that are not there; check those that are."""
+        objects: dict[str, bytes] = {}
+        dtypes: dict[str, str] = {}
+        self._metadata = plan_metadata(self.plan)
+        for name, document in self._metadata.items():
+            objects[f"{name}/{METADATA_NAME}"] = to_bytes(document)
+        for array in arrays:
+            self._metadata[array.name] = static_metadata(array)
+            objects.update(encode_static(array))
+            dtypes[array.name] = self._metadata[array.name]["data_type"]
+        self._coordinates = [a.name for a in arrays if a.name not in {"text", "layer"}]
+
+        def write(item: tuple[str, bytes]) -> ObjectInfo:
+            key, data = item
+            full = self._keys.object(key)
+            stored = None
+            if not is_new:
+                stored = self.store.backend.get(full, max_bytes=OBJECT_BYTES)
+            if stored is None:
+                self.store.backend.put(full, data)
+            elif stored != data and not means_the_same(
+                stored, data, dtype=dtypes.get(key.partition("/")[0], ""), key=key
+            ):
+                msg = (
+                    f"run {self.plan.run!r} in {self.store.url} was created with other values "
+                    f"in {key} under the same plan; give this run another id, or pass the "
+                    "coordinates that it was created with"
+                )
+                raise AlreadyExistsError(msg)
+            return object_info(key, data if stored is None else stored)
+
+        with ThreadPoolExecutor(self._n_threads) as pool:
+            self._static = {info.key: info for info in pool.map(write, objects.items())}
+        root = self._keys.object(METADATA_NAME)
+        if is_new or self.store.backend.size(root) is None:
+            self.store.backend.put(root, to_bytes(self._group()))
+
+    def _group(self, *, consolidated: bool = False) -> dict[str, Any]:
+        return group_metadata(
+            self.plan,
+            plan_id=self.plan_id,
+            coordinates=self._coordinates,
+            consolidated=self._metadata if consolidated else None,
+        )
+
+    # -- blocks
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the run is sealed."""
+        return self.store.backend.size(self._keys.seal) is not None
+
+    def pending_blocks(self) -> list[int]:
+        """Return the blocks that nobody has committed yet, by a fresh listing."""
+        done = set(self.store.committed_blocks(self.plan.run))
+        return [block for block in range(self.plan.n_blocks) if block not in done]
+
+    def write_block(
+        self,
+        block: int,
+        arrays: Mapping[str, np.ndarray[Any, Any]],
+        *,
+        notes: Mapping[str, Any] | None = None,
+    ) -> BlockCommit:
+        """Encode and commit a block: see ``encode_block`` and ``commit_block``."""
+        return self.commit_block(self.encode_block(block, arrays), notes=notes)
+
+    def encode_block(self, block: int, arrays: Mapping[str, np.ndarray[Any, Any]]) -> EncodedBlock:
+        """Return the objects of a block; nothing is written.
+
+        Parameters
+        ----------
+        block
+            Its index.
+        arrays
+            The block's rows of every array of the plan, dims (row, layer, hidden) or
+            (row, layer), float32.
+
+        Raises
+        ------
+        InvalidInputError
+            If an array is missing, unknown, or has another shape or type than planned.
+        """
+        self._check_block(block, arrays)
+
+        def encode(item: tuple[str, np.ndarray[Any, Any]]) -> tuple[ObjectInfo, bytes]:
+            key, values = item
+            data = encode_chunk(values)
+            return object_info(key, data), data
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            encoded = list(pool.map(encode, block_chunks(self.plan, block, arrays)))
+        return EncodedBlock(
+            block=block,
+            objects=tuple(info for info, _ in encoded),
+            data=tuple(data for _, data in encoded),
+        )
+
+    def commit_block(
+        self, encoded: EncodedBlock, *, notes: Mapping[str, Any] | None = None
+    ) -> BlockCommit:
+        """Store the objects of a block, then its commit record; return the record.
+
+        A block that is committed already stays as it is, and its record is returned.
+
+        Raises
+        ------
+        StorageError
+            If the storage fails. On a full disk the objects of this block are removed again;
+            committed blocks stay, and running again resumes.
+        CorruptError
+            If another writer committed this block meanwhile with other bytes.
+        """
+        block = encoded.block
+        plain_notes = _plain_notes(notes or {}, block=block)
+        there = self._read_commit(block)
+        if there is not None:
+            return there
+        rows = self.plan.block_rows(block)
+        record = BlockCommit(
+            plan_id=self.plan_id,
+            block=block,
+            row_start=rows.start,
+            row_stop=rows.stop,
+            objects=encoded.objects,
+            writer=self.writer,
+            committed_at=now(),
+            environment=self.environment,
+            notes=plain_notes,
+        )
+        record_bytes = record.to_json(indent=None).encode()
+        try:
+            self._put_objects(encoded)
+            created = self.store.create(self._keys.commit(block), record_bytes)
+        except NoSpaceError as err:
+            raise self._discard(encoded, err) from err
+        return record if created else self._yield_to_other(record)
+
+    def _put_objects(self, encoded: EncodedBlock) -> None:
+        with ThreadPoolExecutor(self._n_threads) as pool:
+            futures = [
+                pool.submit(self.store.backend.put, self._keys.object(info.key), data)
+                for info, data in zip(encoded.objects, encoded.data, strict=True)
+            ]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def _discard(self, encoded: EncodedBlock, err: NoSpaceError) -> StorageError:
+        """Remove the objects of a block that did not fit; return the error that says so."""
+        if self._read_commit(encoded.block) is None:
+            for info in encoded.objects:
+                self.store.backend.delete(self._keys.object(info.key))
+        n_left = len(self.pending_blocks())
+        rows = self.plan.block_rows(encoded.block)
+        return NoSpaceError(
+            f"{err}: block {encoded.block} (rows {rows.start} to {rows.stop - 1}) of run "
+            f"{self.plan.run!r} was discarded, {self.plan.n_blocks - n_left} of "
+            f"{self.plan.n_blocks} blocks are committed and stay; about "
+            f"{n_left * encoded.n_bytes / 1e6:.1f} MB are still to be written"
+        )
+
+    def _yield_to_other(self, record: BlockCommit) -> BlockCommit:
+        """Return the commit record that was there first, after a create-only PUT was refused.
+
+        It may be our own: a retry inside the SDK can lose to the request that it repeats. If it
+        is another writer's, both wrote the same keys at the same time, so what lies there now
+        must be read back.
+        """
+        winner = self._read_commit(record.block)
+        if winner is None:
+            msg = (
+                f"the commit record of block {record.block} of run {self.plan.run!r} in "
+                f"{self.store.url} was refused as existing, but is not there; run again"
+            )
+            raise StorageError(msg)
+        if winner.objects == record.objects:
+            return winner
+        for info in winner.objects:
+            stored = self.store.backend.get(self._keys.object(info.key), max_bytes=OBJECT_BYTES)
+            if stored is None or hashlib.sha256(stored).hexdigest() != info.sha256:
+                msg = (
+                    f"block {record.block} of run {self.plan.run!r} in {self.store.url} was "
+                    f"committed by writer {winner.writer} while this one wrote it, and {info.key} "
+                    f"is not what was committed; delete {self._keys.commit(record.block)} and "
+                    "run again, with each worker on its own blocks"
+                )
+                raise CorruptError(msg)
+        return winner
+
+    def _read_commit(self, block: int) -> BlockCommit | None:
+        commit = self.store.read_commit(self.plan.run, block)
+        if commit is not None:
+            check_commit(self.plan, commit, plan_id=self.plan_id, where=self.store.url)
+        return commit
+
+    def _check_block(self, block: int, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        run = f"run {self.plan.run!r}"
+        if not 0 <= block < self.plan.n_blocks:
+            msg = f"{run} has blocks 0 to {self.plan.n_blocks - 1}, got {block}"
+            raise InvalidInputError(msg)
+        expected = {spec.name: spec for spec in self.plan.arrays}
+        if set(arrays) != set(expected):
+            msg = f"{run}, block {block}: expected arrays {sorted(expected)}, got {sorted(arrays)}"
+            raise InvalidInputError(msg)
+        rows = self.plan.block_rows(block)
+        for name, values in arrays.items():
+            shape = (rows.stop - rows.start, *expected[name].shape[1:])
+            if values.shape != shape or values.dtype != np.float32:
+                msg = (
+                    f"{run}, block {block}: array {name!r} is {values.dtype} {values.shape}, "
+                    f"expected float32 {shape}"
+                )
+                raise InvalidInputError(msg)
+
+    # -- sealing
+
+    def seal(self) -> Seal:
+        """Seal the run: consolidated metadata, the manifest of all objects, the catalog.
+
+        Sealing again returns the seal that is there.
+
+        Raises
+        ------
+        IncompleteError
+            If blocks are not committed yet.
+        CorruptError
+            If a committed object is missing or has another size.
+        """
+        return seal_run(
+            self.store,
+            self.plan,
+            plan_id=self.plan_id,
+            static=list(self._static.values()),
+            group=to_bytes(self._group(consolidated=True)),
+        )
+
+
+def _plain_notes(notes: Mapping[str, Any], *, block: int) -> dict[str, Any]:
+    """Return the notes as JSON will hold them; raise InvalidInputError where it cannot."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(notes), allow_nan=False))
+    except (TypeError, ValueError) as err:
+        msg = f"the notes of block {block} are not plain JSON: {err}"
+        raise InvalidInputError(msg) from err
+    return plain

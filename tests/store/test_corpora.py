@@ -1,0 +1,49 @@
+import pytest
+
+from actlake.schemas import (
+    AlreadyExistsError,
+    CorpusInfo,
+    CorruptError,
+    InvalidInputError,
+    NotFoundError,
+    Text,
+    digest_json,
+)
+
+TEXTS = [
+    Text(id="a", prompt="Hi\n", response="é 漢字 👋", arm="positive", pair="p", scenario="s"),
+    Text(id="b", system="", response="no", arm="negative", pair="p", scenario="s"),
+    Text(id="c", response="neutral"),
+]
+
+
+def info(texts=TEXTS, name="demo"):
+    digest = digest_json([text.to_dict() for text in texts])
+    return CorpusInfo(id=name, n_texts=len(texts), n_pairs=1, n_scenarios=1, texts_digest=digest)
+
+
+def test_a_corpus_survives_the_store(any_store):
+    any_store.write_corpus(info(), TEXTS)
+    any_store.write_corpus(info(), TEXTS)
+    assert any_store.read_corpus("demo") == (info(), TEXTS)
+    assert any_store.corpus_ids() == ["demo"]
+
+
+def test_other_texts_under_the_same_id_are_refused(store):
+    store.write_corpus(info(), TEXTS)
+    with pytest.raises(AlreadyExistsError, match="other texts"):
+        store.write_corpus(info(TEXTS[:2]), TEXTS[:2])
+    assert store.read_corpus("demo") == (info(), TEXTS)
+
+
+def test_a_corpus_that_is_not_there_or_damaged_is_named(store):
+    store.write_corpus(info(), TEXTS)
+    with pytest.raises(NotFoundError, match="did you mean 'demo'"):
+        store.read_corpus("deno")
+    with pytest.raises(InvalidInputError, match="cannot be a corpus id"):
+        store.read_corpus("..")
+    with pytest.raises(InvalidInputError, match="3 texts, got 2"):
+        store.write_corpus(info(), TEXTS[:2])
+    store.backend.put("corpora/demo/texts.parquet", b"PAR1 but not really")
+    with pytest.raises(CorruptError, match=r"texts\.parquet"):
+        store.read_corpus("demo")

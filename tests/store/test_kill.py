@@ -1,0 +1,82 @@
+"""Kill -9 at any moment, run again, and end with the same keys and the same data digest."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actlake.schemas import NotFoundError
+from actlake.store import create_store, open_run, verify_run
+from tests.store.samples import make_values, write_run
+from tests.store.slow_writer import kill_plan
+
+SCRIPT = Path(__file__).with_name("slow_writer.py")
+N_BLOCKS = 24
+N_KILLS = 4
+
+
+def start(url, options):
+    command = [sys.executable, str(SCRIPT), url, json.dumps(options), str(N_BLOCKS)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n", process.stderr.read()
+    return process
+
+
+def look(store, plan, values):
+    """Open the run as it is now: every visible row holds its values, the others none."""
+    try:
+        ds = open_run(store, "killed", allow_partial=True, chunks=None)
+    except NotFoundError:
+        return None
+    committed = ds["committed"].values
+    for name, full in values.items():
+        seen = ds[name].values
+        np.testing.assert_array_equal(seen[committed], full[committed])
+        assert np.isnan(seen[~committed]).all()
+    return int(committed.sum())
+
+
+@pytest.mark.parametrize("place", ["local", "rclone"], indirect=True)
+def test_killed_writers_converge(place):
+    url, options = place
+    plan = kill_plan(N_BLOCKS)
+    values = make_values(plan)
+    store = create_store(url, storage_options=options)
+    rng = random.Random(20)
+    kept = []
+    for _ in range(N_KILLS):
+        process = start(url, options)
+        killer = threading.Timer(rng.uniform(0.05, 0.9), process.send_signal, [signal.SIGKILL])
+        killer.start()
+        while process.poll() is None:
+            look(store, plan, values)
+            time.sleep(0.02)
+        killer.join()
+        process.communicate()
+        kept.append(look(store, plan, values) or 0)
+        before = set(store.committed_blocks("killed"))
+        assert len(before) == kept[-1]
+    print("rows kept after each kill:", kept)
+    assert kept == sorted(kept)
+    assert kept[0] < N_BLOCKS  # the first kill came before the end
+    last = start(url, options)
+    out, err = last.communicate(timeout=60)
+    assert last.returncode == 0, err
+    assert "sealed" in out
+    seal = store.read_seal("killed")
+    whole = create_store(url + "-whole", storage_options=options)
+    undisturbed = write_run(whole, plan).seal()
+    assert seal.data_digest == undisturbed.data_digest
+    assert seal.tree_digest == undisturbed.tree_digest
+    assert [o.key for o in seal.objects] == [o.key for o in undisturbed.objects]
+    names = {key for key, _ in store.backend.walk("runs")}
+    assert names == {key for key, _ in whole.backend.walk("runs")}
+    assert verify_run(store, "killed").ok
+    assert look(store, plan, values) == N_BLOCKS
