@@ -16,6 +16,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 RANK_TOLERANCE = 1e-10  # of the largest squared singular value
 MAX_ITERATIONS = 5000
+NO_SIGNAL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,10 @@ def solve_logistic(
     bound = 0.25 * np.append(space.power, n)[:, None] + penalty
     result = np.zeros((rank + 1, c.size))
     at_zero = transposed @ (weights * (0.5 - target))
-    limit = np.maximum(np.einsum("ij,ij->j", at_zero, at_zero / bound) * tolerance**2, 1e-300)
+    # Where the classes have the same points the gradient at zero is rounding, which no
+    # tolerance can be relative to: the floor is a millionth of what separable classes have.
+    scale = np.einsum("ij,ij->j", at_zero, at_zero / bound)
+    limit = np.maximum(scale, NO_SIGNAL * weights.sum(axis=0)) * tolerance**2
 
     active = np.arange(c.size)
     current = result.copy() if start is None else start.copy()

@@ -29,7 +29,8 @@ def bundled_corpus(name: str) -> tuple[CorpusInfo, list[Text]]:
     path = _DATA / f"{name}.jsonl"
     if name not in bundled_names():
         known = bundled_names()
-        msg = f"no bundled corpus {name!r}{near_names(name, list(known))}; there are: {', '.join(known)}"
+        near = near_names(name, list(known))
+        msg = f"no bundled corpus {name!r}{near}; there are: {', '.join(known)}"
         raise NotFoundError(msg)
     texts = read_jsonl(path, arms=_DEMO_ARMS)
     info = corpus_info(

@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from scipy.special import ndtr
+from scipy.special import expit, ndtr
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from actlake.analyze.auroc import auroc
+from actlake.analyze.logistic import row_space, solve_logistic
 from actlake.analyze.probes import d_prime, fit_diff_means, fit_fold, fit_logistic
 from actlake.analyze.splits import pair_table, scenario_folds
 
@@ -104,6 +105,19 @@ def test_activations_that_are_all_equal_score_zero():
         assert probe.norm == 0
         np.testing.assert_array_equal(probe.score(x), 0)
         np.testing.assert_array_equal(probe.unit, 0)
+
+
+def test_classes_with_the_same_points_take_no_weight_and_few_steps(monkeypatch):
+    points = np.random.default_rng(0).standard_normal((60, 8)) + 3
+    space = row_space(np.vstack([points, points]))
+    labels = np.repeat([True, False], 60)
+    c = np.array([1e-4, 1.0, 1e4])
+    steps = []
+    monkeypatch.setattr("actlake.analyze.logistic.expit", lambda z: steps.append(1) or expit(z))
+    weights = np.ones((120, 3))
+    found = solve_logistic(space, labels, weights=weights, c=c, tolerance=1e-6)
+    assert len(steps) < 100
+    assert np.abs(found).max() < 1e-6
 
 
 def test_inner_auroc_of_diff_means_is_that_of_a_plain_inner_loop(synthetic_run):

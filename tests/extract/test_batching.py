@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
 @given(lengths=LENGTHS)
 def test_batches_are_as_dense_as_rows_of_one_length_allow(lengths):
     batches = pack_batches(lengths, batch_tokens=600)
-    for left, right in zip(batches, batches[1:], strict=False):
+    for left, right in pairwise(batches):
         assert max(lengths[i] for i in left) <= min(lengths[i] for i in right)
         # The next row would not have fitted.
         assert (len(left) + 1) * lengths[right[0]] > 600

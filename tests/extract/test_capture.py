@@ -191,11 +191,11 @@ def test_hooks_come_off_when_a_forward_pass_fails():
 
 def test_a_block_that_never_runs_is_an_error_and_not_zeros():
     model = Predictable()
-    capture = PooledCapture(model.blocks, sites=("resid_post",), layers=(0, 1), pools=POOLS)
+    capture = PooledCapture(list(model.blocks), sites=("resid_post",), layers=(0, 1), pools=POOLS)
     mask = torch.ones(1, 3, dtype=torch.bool)
     at = torch.zeros(1, dtype=torch.long)
     with capture.attached():
-        capture.run(lambda **_: None, {}, PoolMasks(mask, mask, at, at))
+        capture.run(torch.nn.Identity(), {"input": mask}, PoolMasks(mask, mask, at, at))
         with pytest.raises(InvalidInputError, match="8 of 8 captures did not happen"):
             capture.take()
 

@@ -108,7 +108,9 @@ def test_another_plan_under_the_same_run_is_refused_and_changes_nothing(tmp_path
         extract(store, folder, capture=CaptureSpec(pools=("last_prompt",)))
     with pytest.raises(AlreadyExistsError, match="batch_tokens"):
         extract(store, folder, spec=ExtractSpec(rows_per_block=7, batch_tokens=100, device="cpu"))
-    assert store.read_seal("r").tree_digest == digest
+    seal = store.read_seal("r")
+    assert seal is not None
+    assert seal.tree_digest == digest
     assert verify_run(store, "r").ok
 
 

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -86,7 +87,7 @@ def test_digests_do_not_depend_on_the_order_of_keys(data):
 def test_records_are_frozen():
     spec = CaptureSpec()
     with pytest.raises(ValueError, match="frozen"):
-        spec.max_tokens = 3
+        spec.max_tokens = 3  # type: ignore[misc]
 
 
 def test_capture_refuses_what_is_named_twice():
@@ -112,7 +113,8 @@ def test_a_direction_is_a_unit_vector():
 
 @given(n_texts=st.integers(1, 500), per_block=st.integers(1, 500))
 def test_blocks_cover_every_row_once(n_texts, per_block):
-    plan = RunPlan.model_construct(n_texts=n_texts, rows_per_block=per_block)
+    numbers: dict[str, Any] = {"n_texts": n_texts, "rows_per_block": per_block}
+    plan = RunPlan.model_construct(**numbers)
     spans = [plan.block_rows(block) for block in range(plan.n_blocks)]
     rows = [row for span in spans for row in range(span.start, span.stop)]
     assert rows == list(range(n_texts))
