@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from ..schemas import CaptureSpec, CorpusInfo, ExtractSpec, Seal, Text
+from ..schemas import CaptureSpec, CorpusInfo, ExtractSpec, InvalidInputError, Seal, Text
 from ..store import Store
 from .engine import TransformersEngine
 from .environment import extraction_environment
@@ -117,6 +117,12 @@ def extract_run(
             device=extract.device,
             attn_implementation=extract.attn_implementation,
         )
+        if loaded.info != prepared.plan.model:
+            msg = (
+                f"{loaded.info.name}: the weights loaded as {loaded.info}, but the plan was made "
+                f"for {prepared.plan.model}; name dtype and attn_implementation explicitly"
+            )
+            raise InvalidInputError(msg)
         torch.manual_seed(extract.seed)
         engine = TransformersEngine(
             loaded, sites=capture.sites, layers=prepared.plan.layers, pools=capture.pools

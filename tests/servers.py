@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -99,7 +101,9 @@ def free_port() -> int:
 def _process(command: list[str], *, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RCLONE_")}
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env=environment, preexec_fn=_end_with_parent
+        )
         try:
             yield process
         finally:
@@ -109,6 +113,13 @@ def _process(command: list[str], *, log: Path) -> Iterator[subprocess.Popen[byte
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(timeout=10)
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this server when the test process dies, however it dies."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _wait_until_up(endpoint: str, process: subprocess.Popen[bytes], *, log: Path) -> None:

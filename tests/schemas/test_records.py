@@ -87,7 +87,7 @@ def test_digests_do_not_depend_on_the_order_of_keys(data):
 def test_records_are_frozen():
     spec = CaptureSpec()
     with pytest.raises(ValueError, match="frozen"):
-        spec.max_tokens = 3  # type: ignore[misc]
+        spec.max_tokens = 3
 
 
 def test_capture_refuses_what_is_named_twice():

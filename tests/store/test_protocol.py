@@ -232,7 +232,7 @@ def test_blocks_that_do_not_fit_the_plan_are_refused(store, how):
     plan = make_plan()
     writer = write_run(store, plan, blocks=[], seal=False)
     before = snapshot(store)
-    with pytest.raises(InvalidInputError, match="block 0: .*expected"):
+    with pytest.raises(InvalidInputError, match=r"block 0: .*expected"):
         writer.write_block(0, spoil(block_values(plan, 0), how))
     with pytest.raises(InvalidInputError, match="blocks 0 to 2, got 3"):
         writer.write_block(3, block_values(plan, 0))
