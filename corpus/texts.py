@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..schemas import (
     NotFoundError,
     Pair,
     Text,
-    canonical_json,
+    texts_digest,
 )
 
 __all__ = ["check_texts", "corpus_info", "pair_texts", "read_jsonl", "texts_digest", "write_jsonl"]
@@ -196,15 +195,6 @@ def pair_texts(texts: Sequence[Text], *, variant: str = "original") -> list[Pair
         if text.pair is not None:
             members.setdefault(text.pair, []).append(text)
     return [_make_pair(pair, group) for pair, group in members.items()]
-
-
-def texts_digest(texts: Sequence[Text]) -> str:
-    """Return ``sha256:<hex>`` over the texts in order of their ids."""
-    digest = hashlib.sha256()
-    for text in sorted(texts, key=lambda t: t.id):
-        digest.update(canonical_json(text.to_dict()).encode())
-        digest.update(b"\n")
-    return "sha256:" + digest.hexdigest()
 
 
 def corpus_info(

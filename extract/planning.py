@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ..corpus import texts_digest
 from ..schemas import (
     ArraySpec,
     CaptureSpec,
@@ -20,6 +19,7 @@ from ..schemas import (
     array_name,
     canonical_json,
     norm_name,
+    texts_digest,
 )
 from ..store import rows_per_block
 from .batching import order_texts, pack_batches

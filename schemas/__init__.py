@@ -41,7 +41,7 @@ from .study import (
     StudyFile,
     StudyModel,
 )
-from .text import Arm, ArmNames, CorpusInfo, Pair, Split, Text, TextId
+from .text import Arm, ArmNames, CorpusInfo, Pair, Split, Text, TextId, texts_digest
 
 __all__ = [
     "RECORDS",
@@ -100,4 +100,5 @@ __all__ = [
     "json_schemas",
     "near_names",
     "norm_name",
+    "texts_digest",
 ]

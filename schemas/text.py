@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from .base import Record
+from .base import Record, canonical_json
 
-__all__ = ["Arm", "ArmNames", "CorpusInfo", "Pair", "Split", "Text", "TextId"]
+__all__ = ["Arm", "ArmNames", "CorpusInfo", "Pair", "Split", "Text", "TextId", "texts_digest"]
 
 Arm = Literal["positive", "negative", "neutral"]
 Split = Literal["train", "test"]
@@ -126,3 +128,12 @@ class CorpusInfo(Record):
     texts_digest: str
     licence: str = "unknown"
     provenance: str = ""
+
+
+def texts_digest(texts: Sequence[Text]) -> str:
+    """Return ``sha256:<hex>`` over the texts in order of their ids."""
+    digest = hashlib.sha256()
+    for text in sorted(texts, key=lambda t: t.id):
+        digest.update(canonical_json(text.to_dict()).encode())
+        digest.update(b"\n")
+    return "sha256:" + digest.hexdigest()

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from .._version import __version__
 from ..schemas import EnvironmentInfo
@@ -23,7 +24,7 @@ def describe_environment(
     packages
         Distributions whose versions matter; one that is not installed is left out.
     hardware
-        None takes the processor's kind.
+        None takes the processor's name.
     n_threads
         None takes the number of processors.
     """
@@ -38,6 +39,16 @@ def describe_environment(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         packages=found,
-        hardware=hardware or platform.processor() or platform.machine(),
+        hardware=hardware or _processor(),
         n_threads=n_threads or os.cpu_count(),
     )
+
+
+def _processor() -> str:
+    """Return the processor's name: platform.processor() is empty or an architecture on Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

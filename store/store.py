@@ -29,6 +29,7 @@ from ..schemas import (
     Seal,
     StoreInfo,
     Text,
+    texts_digest,
 )
 from .backend import Backend
 from .catalog import read_catalog
@@ -228,6 +229,9 @@ class Store:
         texts = parse_texts(data, where=f"{key} in {self.url}")
         if len(texts) != info.n_texts:
             msg = f"{key} in {self.url} holds {len(texts)} texts, expected {info.n_texts}"
+            raise CorruptError(msg)
+        if texts_digest(texts) != info.texts_digest:
+            msg = f"{key} in {self.url} holds other texts than its corpus.json says"
             raise CorruptError(msg)
         return info, texts
 

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests import servers
+
+WITHOUT_TORCH = importlib.util.find_spec("torch") is None
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out, where torch is not installed, the files that are marked as needing it.
+
+    They import torch at their top, which a mark alone cannot prevent.
+    """
+    if WITHOUT_TORCH and collection_path.name.startswith("test_"):
+        return "\npytestmark = pytest.mark.torch" in collection_path.read_text() or None
+    return None
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ from actlake.schemas import (
     InvalidInputError,
     NotFoundError,
     Text,
-    digest_json,
+    texts_digest,
 )
+from actlake.store.corpora import texts_table
 
 TEXTS = [
     Text(id="a", prompt="Hi\n", response="é 漢字 👋", arm="positive", pair="p", scenario="s"),
@@ -18,7 +19,7 @@ TEXTS = [
 
 
 def info(texts=TEXTS, name="demo"):
-    digest = digest_json([text.to_dict() for text in texts])
+    digest = texts_digest(texts)
     return CorpusInfo(id=name, n_texts=len(texts), n_pairs=1, n_scenarios=1, texts_digest=digest)
 
 
@@ -46,4 +47,12 @@ def test_a_corpus_that_is_not_there_or_damaged_is_named(store):
         store.write_corpus(info(), TEXTS[:2])
     store.backend.put("corpora/demo/texts.parquet", b"PAR1 but not really")
     with pytest.raises(CorruptError, match=r"texts\.parquet"):
+        store.read_corpus("demo")
+
+
+def test_texts_that_are_not_those_of_the_digest_are_never_returned(store):
+    store.write_corpus(info(), TEXTS)
+    changed = [TEXTS[0].model_copy(update={"response": "other"}), *TEXTS[1:]]
+    store.backend.put("corpora/demo/texts.parquet", texts_table(changed))
+    with pytest.raises(CorruptError, match=r"other texts than its corpus\.json says"):
         store.read_corpus("demo")
