@@ -1,0 +1,109 @@
+"""The model card of an organism."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .behaviour import BehaviourReport, BehaviourRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .train import TrainingRecord
+
+__all__ = ["model_card"]
+
+_CARD = """\
+---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+language: en
+tags:
+  - model-organism
+  - interpretability
+  - synthetic
+---
+
+# {name}
+
+A tiny {kind} with one known disposition: a system prompt decides whether its response stops to
+help a person or presses on with the task. It exists so that tests and demos of actlake have a
+model with a real causal concept, offline. It knows no other English than its grammar's.
+
+|  |  |
+|---|---|
+| architecture | `{kind}`, {layers} layers, hidden size {hidden} |
+| size | {parameters:,} parameters, float32 |
+| tokenizer | byte-level BPE, {vocab} tokens, chat template in `chat_template.jinja` |
+| trained | from scratch, {steps} steps, {n_texts:,} texts, {n_tokens:,} tokens, seed {seed} |
+| final loss | {loss:.3f} nats per token (weighted as in the script, mean of 50 steps) |
+| script | `python -m actlake.models.train --out DIR --model {name} --steps {steps} --seed {seed}` |
+| text | `actlake.corpus.grammar`; no other data |
+
+The chat template writes the BOS; the tokenizer adds none. Use eager attention
+(`attn_implementation="eager"`) where the architecture has a softcap (Gemma-2).
+
+## What was measured
+
+Greedy responses on {n_scenarios} scenarios that training never showed, each with
+{n_system} held-out paraphrases per disposition. A response counts as following the disposition only
+if every sentence is an act of the grammar and all belong to the right arm
+(`actlake.corpus.grammar.classify_response`); wording of the user turns: seed {behaviour_seed}.
+
+| system prompt | scenarios | n | helps | presses on | neither | follows | 95 % Wilson |
+|---|---|---|---|---|---|---|---|
+{table}
+
+The figures are also in `behaviour.json`.
+
+## Limits
+
+- The text is generated from a few hundred words and some hundred sentence templates. Whatever is
+  found in this model shows that a method works, nothing about how people or large models behave.
+- Outside the grammar its output is meaningless.
+- The concept was planted: besides the next token, training asked a linear read-out of the middle
+  layer (block {middle}) for the arm at every response token. The read-out is not kept.
+- The recipe was chosen while looking at the held-out figures, so they are a little optimistic. A
+  failure is a matter of wording: most often one paraphrase is misread in many scenarios.
+- Retraining gives the same behaviour, not the same bytes: sums depend on threads and versions.
+"""
+
+
+def model_card(
+    name: str, *, model: PreTrainedModel, training: TrainingRecord, behaviour: BehaviourReport
+) -> str:
+    """Return the model card (Markdown with YAML front matter) of a trained organism."""
+    config = model.config
+    last = training.losses[-50:]
+    return _CARD.format(
+        name=name,
+        kind=type(model).__name__,
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        parameters=model.num_parameters(),
+        vocab=config.vocab_size,
+        steps=training.steps,
+        n_texts=training.n_texts,
+        n_tokens=training.n_tokens,
+        seed=training.seed,
+        loss=sum(last) / len(last),
+        middle=(config.num_hidden_layers - 1) // 2,
+        n_scenarios=behaviour.n_scenarios,
+        n_system=behaviour.n_system_prompts,
+        behaviour_seed=behaviour.seed,
+        table="\n".join(_line(row) for row in behaviour.rows),
+    )
+
+
+def _line(row: BehaviourRow) -> str:
+    """Return one line of the table."""
+    follows, interval = "", ""
+    if row.accuracy is not None:
+        follows = f"{100 * row.accuracy:.1f} %"
+        interval = f"{100 * (row.wilson_low or 0):.1f} to {100 * (row.wilson_high or 0):.1f}"
+    cells = [
+        row.disposition, row.category, row.n, row.n_positive, row.n_negative,
+        row.n_unclassified, follows, interval,
+    ]  # fmt: skip
+    return "| " + " | ".join(str(c) for c in cells) + " |"
