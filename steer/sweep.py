@@ -9,10 +9,18 @@ import numpy as np
 import pandas as pd
 
 from ..extract import LoadedModel, TokenRow, render_texts
-from ..schemas import CaptureSpec, Direction, InvalidInputError, Pair, SteeringRow, SteerSpec
+from ..schemas import (
+    CaptureSpec,
+    Direction,
+    InvalidInputError,
+    Pair,
+    Split,
+    SteeringRow,
+    SteerSpec,
+)
 from .scoring import Condition, angle_degrees, score_rows
 
-__all__ = ["SweepResult", "choose_pairs", "sweep_direction"]
+__all__ = ["SweepResult", "check_direction", "choose_pairs", "sweep_direction", "with_random"]
 
 _METRIC = "logprob_difference_shift"
 
@@ -30,10 +38,12 @@ class SweepResult:
     samples: pd.DataFrame
 
 
-def choose_pairs(pairs: Sequence[Pair], *, spec: SteerSpec) -> list[Pair]:
-    """Return up to ``spec.n_prompts`` held-out pairs, spread evenly over their scenarios.
+def choose_pairs(
+    pairs: Sequence[Pair], *, spec: SteerSpec, split: Split | None = "test"
+) -> list[Pair]:
+    """Return up to ``spec.n_prompts`` pairs of a split, spread evenly over their scenarios.
 
-    Held-out pairs are those of the ``test`` split, or all where the corpus has no such split.
+    None, or a split that no pair has, takes all pairs.
 
     Raises
     ------
@@ -45,7 +55,7 @@ def choose_pairs(pairs: Sequence[Pair], *, spec: SteerSpec) -> list[Pair]:
         known = sorted({p.positive.subset for p in pairs})
         msg = f"no pair in subsets {list(spec.subsets or ())}; the corpus has {known}"
         raise InvalidInputError(msg)
-    held_out = [p for p in chosen if p.positive.split == "test"] or chosen
+    held_out = [p for p in chosen if p.positive.split == split] or chosen
     queues: dict[str, list[Pair]] = {}
     for pair in sorted(held_out, key=lambda p: p.id):
         queues.setdefault(pair.positive.scenario, []).append(pair)
@@ -91,13 +101,13 @@ def sweep_direction(
     InvalidInputError
         If the direction is of another model, site or width, or the layer does not exist.
     """
-    _check_direction(loaded, direction)
+    check_direction(loaded, direction)
     texts = [t for pair in pairs for t in (pair.positive, pair.negative)]
     rows = render_texts(texts, loaded.tokenizer, spec=capture, max_positions=loaded.max_positions)
     scale = {"raw": 1.0, "separation": direction.norm, "norm": mean_norm}[spec.unit]
     given = sorted({*spec.alphas, 0.0})
     alphas = [alpha * scale for alpha in given]
-    vectors = _with_random(direction, n_random=spec.n_random, seed=spec.seed)
+    vectors = with_random(direction, n_random=spec.n_random, seed=spec.seed)
 
     conditions = [
         Condition(row, d, alpha)
@@ -131,7 +141,8 @@ def sweep_direction(
     return SweepResult(table, samples)
 
 
-def _check_direction(loaded: LoadedModel, direction: Direction) -> None:
+def check_direction(loaded: LoadedModel, direction: Direction) -> None:
+    """Raise InvalidInputError where a direction is not one of this model's residual stream."""
     info = loaded.info
     if direction.site != "resid_post":
         msg = f"the direction was read at {direction.site}, steering writes resid_post"
@@ -147,7 +158,7 @@ def _check_direction(loaded: LoadedModel, direction: Direction) -> None:
         raise InvalidInputError(msg)
 
 
-def _with_random(direction: Direction, *, n_random: int, seed: int) -> np.ndarray:
+def with_random(direction: Direction, *, n_random: int, seed: int) -> np.ndarray:
     """Return the direction and ``n_random`` isotropic unit vectors, (1 + n_random, hidden)."""
     rng = np.random.default_rng(seed)
     draws = rng.standard_normal((n_random, len(direction.vector)))

@@ -31,7 +31,11 @@ from .schemas import (
 )
 
 if TYPE_CHECKING:
-    from .schemas import BagOfWordsSpec, RandomSpec, SteerSpec
+    import pandas as pd
+
+    from .analyze import ProbeResult
+    from .extract import LoadedModel
+    from .schemas import BagOfWordsSpec, Pair, RandomSpec, SteerSpec
     from .store import Store
 
 __all__ = ["Results", "load_corpus", "pca_stage", "probe_stage", "report_stage", "steer_stage"]
@@ -224,17 +228,9 @@ def steer_stage(
         from .store import open_run
 
         probe = load_probe_result(results.stage(run, "probe"))
-        layer = spec.layer
-        if layer is None:
-            layer = probe.selected_layer.get((spec.pool, "diff_means"))
-        if layer is None:
-            msg = f"run {run!r}: too few scenarios to choose a layer from; name one to steer"
-            raise InvalidInputError(msg)
-        direction = directions_record(probe.directions, "diff_means", spec.pool, layer=layer)
         manifest = store.read_manifest(run)
         _, texts = store.read_corpus(manifest.corpus)
-        dataset = open_run(store, run)
-        norms = dataset[norm_name(direction.site)].sel(layer=layer)
+        pairs = pair_texts(texts)
         loaded = load_model(
             model,
             revision=revision,
@@ -243,16 +239,24 @@ def steer_stage(
             attn_implementation=attn_implementation,
             head=True,
         )
+        layer, tuned, layers = _steering_layer(
+            loaded, probe, pairs, spec=spec, capture=capture, batch_tokens=batch_tokens
+        )
+        if layers is not None:
+            layers.to_csv(folder / "layers.csv", index=False)
+        direction = directions_record(probe.directions, "diff_means", spec.pool, layer=layer)
+        norms = open_run(store, run)[norm_name(direction.site)].sel(layer=layer)
         result = sweep_direction(
             loaded,
             direction,
-            choose_pairs(pair_texts(texts), spec=spec),
+            choose_pairs(pairs, spec=spec),
             spec=spec,
             capture=capture,
             mean_norm=float(norms.mean().compute()),
             batch_tokens=batch_tokens,
         )
         rows = result.rows.assign(
+            tuned=tuned,
             code_version=__version__,
             store_url=store.url,
             dataset_digest=store.read_plan(run).corpus_digest,
@@ -264,6 +268,49 @@ def steer_stage(
         result.samples.to_parquet(folder / "samples.parquet")
 
     return results.build(run, "steer", key=key, make=make)
+
+
+def _steering_layer(
+    loaded: LoadedModel,
+    probe: ProbeResult,
+    pairs: Sequence[Pair],
+    *,
+    spec: SteerSpec,
+    capture: CaptureSpec,
+    batch_tokens: int,
+) -> tuple[int, str, pd.DataFrame | None]:
+    """Return the layer to steer, how it was chosen, and the layers that were compared."""
+    from .analyze import directions_record
+    from .steer import choose_pairs, compare_layers
+
+    if spec.layer is not None:
+        return spec.layer, "layer given", None
+    if len({pair.positive.split for pair in pairs}) < 2:
+        layer = probe.selected_layer.get((spec.pool, "diff_means"))
+        if layer is None:
+            msg = "too few scenarios to choose a layer from; name the layer to steer"
+            raise InvalidInputError(msg)
+        return layer, "layer that the probe's inner folds selected", None
+    usable = probe.directions.sel({"method": "diff_means", "pool": spec.pool})
+    table = compare_layers(
+        loaded,
+        [
+            directions_record(probe.directions, "diff_means", spec.pool, layer=int(layer))
+            for layer in usable["layer"].values
+            if float(usable["norm"].sel({"layer": layer})) > 0
+        ],
+        choose_pairs(pairs, spec=spec, split="train"),
+        positions=spec.positions,
+        capture=capture,
+        seed=spec.seed + 1,  # other draws than the sweep reports
+        batch_tokens=batch_tokens,
+    )
+    chosen = table.iloc[0]
+    how = (
+        "layer of the largest effect beyond that of random directions on "
+        f"{chosen['n_pairs']:.0f} pairs of the train split"
+    )
+    return int(chosen["layer"]), how, table
 
 
 def report_stage(

@@ -43,7 +43,7 @@ def demo_study() -> StudyFile:
             ],
             # Several blocks per run, so that a kill loses seconds rather than a model.
             "extract": {"rows_per_block": 128},
-            "steer": {"subsets": ["plain"]},
+            "steer": {"subsets": ["plain"], "n_prompts": 24},
         }
     )
 
@@ -167,9 +167,10 @@ def summarise(results: Results, run: str, *, steer: SteerSpec) -> dict[str, Any]
 
     ``auroc`` is the nested estimate of the diff-of-means probe (layer chosen inside the training
     scenarios); ``bow`` the bag of words on the same texts; ``random_max`` the best of the
-    isotropic directions at the selected layer; ``steer_effect`` the shift of the log-prob
-    difference at one class separation [nats/token] and ``steer_vs_random`` its ratio to the mean
-    absolute shift of the random directions.
+    isotropic directions at the selected layer; ``steer_effect`` half the change of the log-prob
+    difference between +1 and -1 class separations [nats/token], ``steer_random_max`` the
+    largest of the random directions' and ``steer_vs_random`` the ratio to their mean (both of
+    absolute values).
     """
     import pandas as pd
 
@@ -205,18 +206,33 @@ def summarise(results: Results, run: str, *, steer: SteerSpec) -> dict[str, Any]
 
 
 def _steering_figures(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the effect nearest to +1 class separation, beside the random directions."""
-    own = rows[rows["direction"] != "random"]
-    alpha = own.iloc[(own["alpha_separation"] - 1).abs().argmin()]["alpha_raw"]
-    effect = float(own.loc[own["alpha_raw"] == alpha, "estimate"].iloc[0])
-    random = rows[(rows["direction"] == "random") & (rows["alpha_raw"] == alpha)]["estimate"]
-    near = own[own["alpha_separation"].abs() <= 1].sort_values("alpha_raw")["estimate"]
+    """Return the effect nearest to one class separation, beside that of random directions.
+
+    Half the difference between +alpha and -alpha, where both were run: a push that disrupts the
+    model moves both ends alike, and cancels.
+    """
+    import numpy as np
+
+    table = rows.pivot_table(
+        index=["direction", "direction_index"], columns="alpha_separation", values="estimate"
+    )
+    alphas, values = table.columns.to_numpy(dtype=float), table.to_numpy()
+    positive = np.flatnonzero(alphas > 0)
+    at = int(
+        min(positive if len(positive) else range(len(alphas)), key=lambda i: abs(alphas[i] - 1))
+    )
+    mirrored = np.flatnonzero(np.isclose(alphas, -alphas[at]))
+    effect = (values[:, at] - values[:, mirrored[0]]) / 2 if len(mirrored) else values[:, at]
+    is_random = table.index.get_level_values("direction") == "random"
+    own, random = float(effect[~is_random][0]), np.abs(effect[is_random])
+    near = values[~is_random][0][np.abs(alphas) <= 1 + 1e-6]
     return {
-        "steer_alpha": _number(own.loc[own["alpha_raw"] == alpha, "alpha_separation"].iloc[0]),
-        "steer_effect": _number(effect),
-        "steer_random_max": _number(random.abs().max()) if len(random) else None,
-        "steer_vs_random": _number(abs(effect) / random.abs().mean()) if len(random) else None,
-        "steer_monotone": bool(near.is_monotonic_increasing),
+        "steer_layer": int(rows["layer"].iloc[0]),
+        "steer_alpha": _number(alphas[at]),
+        "steer_effect": _number(own),
+        "steer_random_max": _number(random.max()) if len(random) else None,
+        "steer_vs_random": _number(abs(own) / random.mean()) if len(random) else None,
+        "steer_monotone": bool((np.diff(near) > 0).all()),
     }
 
 
