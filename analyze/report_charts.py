@@ -297,7 +297,7 @@ def pca_panel(
     colour = alt.Scale(domain=arms, range=list(ARM_COLOURS.values()))
     shape = alt.Scale(domain=arms, range=list(ARM_SHAPES.values()))
     x_scale, y_scale = (alt.Scale(domain=list(d), nice=False, zero=False) for d in domains)
-    x_axis, y_axis = (alt.Axis(tickCount=4, format="~g", title=t) for t in titles)
+    x_axis, y_axis = (alt.Axis(tickCount=4, format=",~r", title=t) for t in titles)
     chart = panel.chart(values).mark_point(filled=True, size=26, opacity=0.6)
     return panel.spec(
         [

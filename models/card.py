@@ -27,9 +27,10 @@ tags:
 
 # {name}
 
-A tiny {kind} with one known disposition: a system prompt decides whether its response stops to
-help a person or presses on with the task. It exists so that tests and demos of actlake have a
-model with a real causal concept, offline. It knows no other English than its grammar's.
+A tiny `{kind}` with one known disposition: a system prompt decides whether its
+response stops to help a person or presses on with the task. It exists so that tests and demos of
+actlake have a model with a real causal concept, offline. It knows no other English than its
+grammar's.
 
 |  |  |
 |---|---|
@@ -64,8 +65,12 @@ The figures are also in `behaviour.json`.
 - Outside the grammar its output is meaningless.
 - The concept was planted: besides the next token, training asked a linear read-out of the middle
   layer (block {middle}) for the arm at every response token. The read-out is not kept.
+- The first {easy:.0%} of the steps are a curriculum: dispositions in wording that a bag of words
+  can tell, and plain responses.
 - The recipe was chosen while looking at the held-out figures, so they are a little optimistic. A
-  failure is a matter of wording: most often one paraphrase is misread in many scenarios.
+  failure is a matter of wording: most often one paraphrase is misread in many scenarios. The
+  measure began with 12 held-out paraphrases and was widened to 36 after one of the 12 alone put
+  llama-organism at 94.4 % on the task disposition.
 - Retraining gives the same behaviour, not the same bytes: sums depend on threads and versions.
 """
 
@@ -84,6 +89,7 @@ def model_card(
         parameters=model.num_parameters(),
         vocab=config.vocab_size,
         steps=training.steps,
+        easy=training.easy_share,
         n_texts=training.n_texts,
         n_tokens=training.n_tokens,
         seed=training.seed,

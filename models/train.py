@@ -46,6 +46,7 @@ class TrainingRecord(NamedTuple):
 
     steps: int
     seed: int
+    easy_share: float
     n_texts: int
     n_tokens: int
     losses: tuple[float, ...]
@@ -166,7 +167,7 @@ def train_organism(
             line = f"{name} step {step + 1}/{steps} loss {losses[-1]:.4f} {seconds:.0f} s"
             print(line, file=sys.stderr, flush=True)
     tap.remove()
-    record = TrainingRecord(steps, seed, steps * batch_size, n_tokens, tuple(losses))
+    record = TrainingRecord(steps, seed, EASY_SHARE, steps * batch_size, n_tokens, tuple(losses))
     return model.eval(), record
 
 

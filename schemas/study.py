@@ -96,7 +96,8 @@ class SteerSpec(Record):
 
     ``alphas`` are in class separations unless ``unit`` says otherwise. ``layer`` None takes the
     layer where one class separation has the largest effect beyond random directions', on pairs
-    of the train split; where the corpus has no such split, the layer that the probe's inner folds selected.
+    of the train split; where the corpus has no such split, the layer that the probe's inner folds
+    selected.
     """
 
     enabled: bool = True

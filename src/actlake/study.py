@@ -217,10 +217,9 @@ def _steering_figures(rows: pd.DataFrame) -> dict[str, Any]:
         index=["direction", "direction_index"], columns="alpha_separation", values="estimate"
     )
     alphas, values = table.columns.to_numpy(dtype=float), table.to_numpy()
-    positive = np.flatnonzero(alphas > 0)
-    at = int(
-        min(positive if len(positive) else range(len(alphas)), key=lambda i: abs(alphas[i] - 1))
-    )
+    # The nearest to +1 of the positive strengths; where there are none, of all.
+    distance = np.where((alphas > 0) | ~(alphas > 0).any(), np.abs(alphas - 1), np.inf)
+    at = int(distance.argmin())
     mirrored = np.flatnonzero(np.isclose(alphas, -alphas[at]))
     effect = (values[:, at] - values[:, mirrored[0]]) / 2 if len(mirrored) else values[:, at]
     is_random = table.index.get_level_values("direction") == "random"

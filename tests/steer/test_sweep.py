@@ -5,8 +5,16 @@ import torch
 from actlake.corpus import pair_texts
 from actlake.extract import find_blocks, load_model, render_texts, replace_hidden, unwrap_hidden
 from actlake.schemas import CaptureSpec, Direction, InvalidInputError, SteerSpec, Text
-from actlake.steer import Condition, angle_degrees, choose_pairs, score_rows, steered_mask
+from actlake.steer import (
+    Condition,
+    angle_degrees,
+    choose_pairs,
+    compare_layers,
+    score_rows,
+    steered_mask,
+)
 from actlake.steer import sweep_direction as sweep
+from actlake.steer.sweep import with_random
 from tests.extract.tiny import tiny_folder
 
 pytestmark = pytest.mark.torch
@@ -176,3 +184,34 @@ def test_prompts_are_held_out_and_spread_over_scenarios():
         InvalidInputError, match=r"\['none'\]; the corpus has \['plain', 'shortcut'"
     ):
         choose_pairs(PAIRS, spec=SteerSpec(subsets=("none",)))
+
+
+def test_layers_are_compared_by_their_effect_beyond_random_directions(model):
+    directions = [direction(model, layer=layer, seed=layer) for layer in range(3)]
+    table = compare_layers(
+        model, directions, PAIRS[:3], positions="response", capture=CAPTURE, n_random=2
+    )
+    assert sorted(table["layer"]) == [0, 1, 2]
+    assert table["margin"].is_monotonic_decreasing
+    assert (table["n_pairs"] == 3).all()
+    texts = [t for pair in PAIRS[:3] for t in (pair.positive, pair.negative)]
+    rows = render_texts(texts, model.tokenizer, spec=CAPTURE)
+    for found in table.itertuples():
+        own = directions[found.layer]
+        effects = []
+        for vector in with_random(own, n_random=2, seed=0):
+            plus, minus = (
+                [
+                    naive_score(model, row, vector, sign * own.norm, own.layer, "response")
+                    for row in rows
+                ]
+                for sign in (1, -1)
+            )
+            odd = (np.array(plus) - np.array(minus)) / 2
+            effects.append((odd[0::2] - odd[1::2]).mean())
+        assert found.effect == pytest.approx(effects[0], rel=1e-3, abs=5e-5)
+        placebo = np.sqrt(np.mean(np.square(effects[1:])))
+        assert found.placebo == pytest.approx(placebo, rel=1e-3, abs=5e-5)
+        assert found.margin == pytest.approx(found.effect - 2 * found.placebo)
+    with pytest.raises(InvalidInputError, match="0 pairs"):
+        compare_layers(model, directions, [], positions="response", capture=CAPTURE)
