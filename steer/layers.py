@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..extract import LoadedModel, render_texts
 from ..schemas import CaptureSpec, Direction, InvalidInputError, Pair
-from .scoring import Condition, score_rows
+from .scoring import log_prob_differences
 from .sweep import check_direction, with_random
 
 __all__ = ["compare_layers"]
@@ -61,22 +61,15 @@ def compare_layers(
     for direction in directions:
         check_direction(loaded, direction)
         vectors = with_random(direction, n_random=n_random, seed=seed)
-        conditions = [
-            Condition(row, d, sign * direction.norm)
-            for d in range(len(vectors))
-            for sign in (1, -1)
-            for row in range(len(rows))
-        ]
-        scores = score_rows(
+        difference = log_prob_differences(
             loaded,
             rows,
-            conditions,
             directions=vectors,
+            alphas=[direction.norm, -direction.norm],
             layer=direction.layer,
             positions=positions,
             batch_tokens=batch_tokens,
-        ).reshape(len(vectors), 2, len(pairs), 2)
-        difference = scores[..., 0] - scores[..., 1]
+        )
         effects = (difference[:, 0] - difference[:, 1]).mean(axis=-1) / 2
         placebo = float(np.sqrt(np.mean(effects[1:] ** 2)))
         records.append(

@@ -12,7 +12,15 @@ from ..extract import LoadedModel, TokenRow, find_blocks, unwrap_hidden
 from ..schemas import InvalidInputError
 from .intervention import Addition, intervene
 
-__all__ = ["Condition", "PaddedRows", "angle_degrees", "pad_rows", "score_rows", "steered_mask"]
+__all__ = [
+    "Condition",
+    "PaddedRows",
+    "angle_degrees",
+    "log_prob_differences",
+    "pad_rows",
+    "score_rows",
+    "steered_mask",
+]
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,39 @@ def score_rows(
             out[chosen] = _mean_log_probs(network, batch, device)
         start = stop
     return out
+
+
+def log_prob_differences(
+    loaded: LoadedModel,
+    rows: Sequence[TokenRow],
+    *,
+    directions: np.ndarray,
+    alphas: Sequence[float],
+    layer: int,
+    positions: str,
+    batch_tokens: int,
+) -> np.ndarray:
+    """Return positive minus negative completion, (direction, alpha, pair), in nats per token.
+
+    ``rows`` are the completions of the pairs, positive and negative by turns; ``alphas`` are raw
+    strengths. The rest is as in :func:`score_rows`.
+    """
+    conditions = [
+        Condition(row, d, alpha)
+        for d in range(len(directions))
+        for alpha in alphas
+        for row in range(len(rows))
+    ]
+    scores = score_rows(
+        loaded,
+        rows,
+        conditions,
+        directions=directions,
+        layer=layer,
+        positions=positions,
+        batch_tokens=batch_tokens,
+    ).reshape(len(directions), len(alphas), len(rows) // 2, 2)
+    return np.asarray(scores[..., 0] - scores[..., 1])
 
 
 def _mean_log_probs(

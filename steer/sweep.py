@@ -18,7 +18,7 @@ from ..schemas import (
     SteeringRow,
     SteerSpec,
 )
-from .scoring import Condition, angle_degrees, score_rows
+from .scoring import angle_degrees, log_prob_differences
 
 __all__ = ["SweepResult", "check_direction", "choose_pairs", "sweep_direction", "with_random"]
 
@@ -108,23 +108,15 @@ def sweep_direction(
     given = sorted({*spec.alphas, 0.0})
     alphas = [alpha * scale for alpha in given]
     vectors = with_random(direction, n_random=spec.n_random, seed=spec.seed)
-
-    conditions = [
-        Condition(row, d, alpha)
-        for d in range(len(vectors))
-        for alpha in alphas
-        for row in range(len(rows))
-    ]
-    scores = score_rows(
+    difference = log_prob_differences(
         loaded,
         rows,
-        conditions,
         directions=vectors,
+        alphas=alphas,
         layer=direction.layer,
         positions=spec.positions,
         batch_tokens=batch_tokens,
-    ).reshape(len(vectors), len(alphas), len(pairs), 2)
-    difference = scores[..., 0] - scores[..., 1]
+    )
     shift = difference - difference[:, [alphas.index(0.0)], :]
     angles = angle_degrees(
         loaded,

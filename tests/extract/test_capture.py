@@ -195,7 +195,7 @@ def test_a_block_that_never_runs_is_an_error_and_not_zeros():
     mask = torch.ones(1, 3, dtype=torch.bool)
     at = torch.zeros(1, dtype=torch.long)
     with capture.attached():
-        capture.run(torch.nn.Identity(), {"input": mask}, PoolMasks(mask, mask, at, at))
+        capture.run(lambda **_inputs: None, {"input_ids": mask}, PoolMasks(mask, mask, at, at))
         with pytest.raises(InvalidInputError, match="8 of 8 captures did not happen"):
             capture.take()
 
