@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+# Batches of 16384 tokens leave a CPU's caches: 1.4 times slower on the bundled models.
+CPU_BATCH_TOKENS = 2048
+
+
 @dataclass(frozen=True)
 class Condition:
     """One row of a batch: which text, which direction, how strong."""
@@ -107,9 +111,11 @@ def score_rows(
     positions
         See :func:`steered_mask`.
     batch_tokens
-        Upper bound of rows x longest row of a batch.
+        Upper bound of rows x longest row of a batch; on a CPU 2048 at most.
     """
     network, device = loaded.network, loaded.device
+    if device.type == "cpu":
+        batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
     vectors = torch.from_numpy(np.ascontiguousarray(directions, dtype=np.float32))
     out = np.empty(len(conditions))
     order = sorted(
