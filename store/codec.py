@@ -13,7 +13,7 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-from numcodecs import Blosc
+from numcodecs import Blosc, blosc
 
 from ..schemas import CorruptError
 
@@ -25,6 +25,10 @@ __all__ = [
     "decoded_size",
     "encode_chunk",
 ]
+
+# With threads of its own, blosc orders a chunk's inner blocks by which one was ready first: equal
+# values would give other bytes each time. Chunks are encoded in parallel, so nothing is lost.
+blosc.use_threads = False
 
 _CRC_BYTES = 4
 _BLOSC_HEADER_BYTES = 16

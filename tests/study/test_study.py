@@ -148,6 +148,11 @@ def digest(out):
     return seal.data_digest if seal else None
 
 
+def stored_bytes(out):
+    root = out / "store/runs/llama-organism/data.zarr"
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
 def test_a_study_killed_at_three_moments_ends_as_if_it_had_not_been(tmp_path):
     (tmp_path / "small.toml").write_text(STUDY)
     whole = tmp_path / "whole"
@@ -173,6 +178,7 @@ def test_a_study_killed_at_three_moments_ends_as_if_it_had_not_been(tmp_path):
         assert not (out / "report.html").exists()
     actlake("study", "run", tmp_path / "small.toml", "--out", out)
     assert digest(out) == digest(whole) is not None
+    assert stored_bytes(out) == stored_bytes(whole)
     assert verify_run(open_store(str(out / "store")), "llama-organism").ok
     figures = [json.loads((p / "results/summary.json").read_text()) for p in (out, whole)]
     assert figures[0] == figures[1]
