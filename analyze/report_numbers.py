@@ -86,9 +86,14 @@ def decimal(value: float | None, digits: int = 3) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
-    """Return ``low to high``, or an empty string where either end is missing."""
+    """Return ``low to high``, or an empty string where either end is missing.
+
+    Ends that differ read differently: where ``digits`` hide it, up to six decimals are shown.
+    """
     if low is None or high is None:
         return ""
+    while low != high and digits < 6 and decimal(low, digits) == decimal(high, digits):
+        digits += 1
     return f"{decimal(low, digits)} to {decimal(high, digits)}"
 
 

@@ -19,7 +19,7 @@ from actlake.analyze import pca_run, probe_run
 from actlake.analyze.report import ReportInput, write_report
 from actlake.analyze.report_charts import auroc_domain
 from actlake.analyze.report_findings import steering_effect
-from actlake.analyze.report_numbers import decimal, printable
+from actlake.analyze.report_numbers import decimal, interval, printable
 from actlake.schemas import (
     BagOfWordsSpec,
     InvalidInputError,
@@ -330,3 +330,17 @@ def test_a_shown_decimal_reads_back_within_half_a_digit(value, digits):
         value, abs=0.51 * 10**-digits
     )
     assert not re.fullmatch("\N{MINUS SIGN}0(\\.0*)?", shown)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (0.98765, 1.0, "0.988 to 1.000"),
+        (0.99972, 1.0, "0.9997 to 1.0000"),
+        (1.0, 1.0, "1.000 to 1.000"),
+        (-0.0004, 0.0004, "\N{MINUS SIGN}0.0004 to 0.0004"),
+        (None, 1.0, ""),
+    ],
+)
+def test_the_ends_of_an_interval_never_read_as_one(low, high, shown):
+    assert interval(low, high) == shown
