@@ -191,6 +191,8 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path):
         [ACTLAKE, "study", "run", str(tmp_path / "small.toml"), "--out", str(out)],
         stderr=subprocess.PIPE,
         text=True,
+        # A suite started in the background of a shell hands on an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (out / "store/runs").exists():
         time.sleep(0.01)
