@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,11 +14,13 @@ from ..schemas import (
     CaptureSpec,
     ExtractSpec,
     InvalidInputError,
+    ModelInfo,
     RunPlan,
     Text,
     array_name,
     canonical_json,
     norm_name,
+    parse_size,
     texts_digest,
 )
 from ..store import rows_per_block
@@ -56,7 +58,9 @@ class PreparedRun:
         plan = self.plan
         batches = [b for block in range(plan.n_blocks) for b in self.batches(block)]
         computed = sum(len(b) * max(self.rows[i].n_tokens for i in b) for b in batches)
-        sizes = {a.name: int(np.prod(a.shape)) * 4 for a in plan.arrays}
+        sizes = {
+            a.name: int(np.prod(a.shape)) * (4 if a.dtype == "float32" else 2) for a in plan.arrays
+        }
         per_block = sum(len(plan.layers) if "hidden" in a.dims else 1 for a in plan.arrays)
         return {
             "run": plan.run,
@@ -109,6 +113,7 @@ def prepare_run(
             name=array_name(site, pool),
             dims=("text", "layer", "hidden"),
             shape=shape3,
+            dtype=_stored_as(pool, extract, info),
             attrs={"site": site, "pool": pool, "token_mask": _mask_of(pool)},
         )
         for site in capture.sites
@@ -123,8 +128,11 @@ def prepare_run(
         )
         for site in capture.sites
     ]
-    per_block = extract.rows_per_block or rows_per_block(
-        n, info.hidden_size, chunk_bytes=extract.chunk_bytes
+    size = extract.chunk_size
+    per_block = (
+        size
+        if isinstance(size, int)
+        else rows_per_block(n, info.hidden_size, chunk_bytes=parse_size(size))
     )
     plan = RunPlan(
         run=run,
@@ -139,10 +147,25 @@ def prepare_run(
         rows_digest=_rows_digest(rows),
         rows_per_block=min(per_block, n),
         batch_tokens=extract.batch_tokens,
+        codec="crc32c" if extract.codec == "none" else "blosc-zstd-1-shuffle+crc32c",
         arrays=tuple(arrays),
         seed=extract.seed,
     )
     return PreparedRun(plan, rows, _coords(rows, layers), _token_data(rows))
+
+
+def _stored_as(
+    pool: str, extract: ExtractSpec, info: ModelInfo
+) -> Literal["float32", "bfloat16-bits", "float16-bits"]:
+    """Return the type of a pooled array: a mean is no longer a value of the model's own type."""
+    if not extract.bits16:
+        return "float32"
+    if info.dtype not in {"bfloat16", "float16"}:
+        msg = f"bits16 needs a bfloat16 or float16 model, {info.name} runs in {info.dtype}"
+        raise InvalidInputError(msg)
+    if pool == "mean_response":
+        return "float32"
+    return "bfloat16-bits" if info.dtype == "bfloat16" else "float16-bits"
 
 
 def _mask_of(pool: str) -> str:

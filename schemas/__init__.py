@@ -29,6 +29,7 @@ from .run import (
     StoreInfo,
     TokenizerInfo,
 )
+from .sizes import parse_size
 from .study import (
     BagOfWordsSpec,
     ExtractSpec,
@@ -100,5 +101,6 @@ __all__ = [
     "json_schemas",
     "near_names",
     "norm_name",
+    "parse_size",
     "texts_digest",
 ]

@@ -72,13 +72,14 @@ class ArraySpec(Record):
     """One array of a run whose rows are texts, written block by block.
 
     ``dims`` begin with ``text``; ``shape`` is full. Chunks are (rows per block, 1, hidden) for
-    (text, layer, hidden) arrays and (rows per block, n_layers) for (text, layer) arrays.
+    (text, layer, hidden) arrays and (rows per block, n_layers) for (text, layer) arrays. The
+    ``-bits`` types are stored as uint16: the bit patterns of a 16-bit float, half the memory.
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=80)]
     dims: tuple[Literal["text", "layer", "hidden"], ...]
     shape: tuple[Annotated[int, Field(ge=1)], ...]
-    dtype: Literal["float32"] = "float32"
+    dtype: Literal["float32", "bfloat16-bits", "float16-bits"] = "float32"
     attrs: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -113,7 +114,7 @@ class RunPlan(Record):
     rows_per_block: int = Field(ge=1)
     batch_tokens: int = Field(ge=1)
     arrays: tuple[ArraySpec, ...]
-    codec: Literal["blosc-zstd-1-shuffle+crc32c"] = "blosc-zstd-1-shuffle+crc32c"
+    codec: Literal["blosc-zstd-1-shuffle+crc32c", "crc32c"] = "blosc-zstd-1-shuffle+crc32c"
     seed: int = 0
 
     @property

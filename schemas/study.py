@@ -8,7 +8,9 @@ from pydantic import Field, StringConstraints, model_validator
 
 from .base import Record
 from .capture import CaptureSpec, Pool
+from .errors import InvalidInputError
 from .run import RunId
+from .sizes import parse_size
 from .text import ArmNames
 
 __all__ = [
@@ -49,15 +51,29 @@ class ExtractSpec(Record):
     """How extraction is carried out; nothing here changes what is stored, but batch_tokens may.
 
     ``batch_tokens`` bounds rows x longest row of a batch. It is part of the plan, since batches
-    of another shape round differently. ``chunk_bytes`` is the uncompressed size of an object.
+    of another shape round differently. ``chunk_size`` is the rows of a block (a
+    number), or the most that an object takes uncompressed (``16MiB``). ``codec`` "none" leaves
+    out compression. ``bits16`` stores arrays of single positions as the 16-bit patterns of the
+    model's own type; means stay float32.
     """
 
     batch_tokens: Annotated[int, Field(ge=1)] = 16384
-    chunk_bytes: Annotated[int, Field(ge=1024)] = 16 * 2**20
-    rows_per_block: Annotated[int, Field(ge=1)] | None = None  # instead of chunk_bytes
+    chunk_size: Annotated[int, Field(ge=1)] | str = "16MiB"
+    codec: Literal["blosc", "none"] = "blosc"
+    bits16: bool = False
     device: str = "auto"
     attn_implementation: str | None = None
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if isinstance(self.chunk_size, str):
+            try:
+                parse_size(self.chunk_size)
+            except InvalidInputError as err:
+                msg = f"chunk_size: {err}, or the rows of a block as a bare number"
+                raise ValueError(msg) from err
+        return self
 
 
 class ProbeSpec(Record):

@@ -18,6 +18,8 @@ from numcodecs import Blosc, blosc
 from ..schemas import CorruptError
 
 __all__ = [
+    "BLOSC",
+    "PLAIN",
     "codec_metadata",
     "crc_matches",
     "data_type",
@@ -32,6 +34,8 @@ blosc.use_threads = False
 
 _CRC_BYTES = 4
 _BLOSC_HEADER_BYTES = 16
+BLOSC = "blosc-zstd-1-shuffle+crc32c"  # the names of the codecs in a plan
+PLAIN = "crc32c"
 LEVEL = 1  # zstd 1 behind a byte shuffle: bf16 values in float32 shrink to their 16 bits
 
 
@@ -40,8 +44,10 @@ def data_type(array: np.ndarray[Any, Any]) -> str:
     return "string" if _is_text(array) else array.dtype.name
 
 
-def codec_metadata(dtype: str) -> list[dict[str, Any]]:
+def codec_metadata(dtype: str, *, codec: str = BLOSC) -> list[dict[str, Any]]:
     """Return the codec pipeline of arrays of the Zarr data type ``dtype``.
+
+    ``PLAIN`` is uncompressed: for values that do not shrink, or a disk that outruns the codec.
 
     Text is ``vlen-utf8`` (registered at https://github.com/zarr-developers/zarr-extensions):
     both zarr lines read it without a warning, fixed-width text (``<U``) makes both warn.
@@ -51,6 +57,8 @@ def codec_metadata(dtype: str) -> list[dict[str, Any]]:
         first = {"name": "vlen-utf8", "configuration": {}}
     elif _item_size(dtype) == 1:
         first = {"name": "bytes"}
+    if codec == PLAIN:
+        return [first, {"name": "crc32c"}]
     size = _item_size(dtype)
     blosc = {
         "typesize": size,
@@ -62,13 +70,15 @@ def codec_metadata(dtype: str) -> list[dict[str, Any]]:
     return [first, {"name": "blosc", "configuration": blosc}, {"name": "crc32c"}]
 
 
-def encode_chunk(array: np.ndarray[Any, Any]) -> bytes:
+def encode_chunk(array: np.ndarray[Any, Any], *, codec: str = BLOSC) -> bytes:
     """Return the stored bytes of one chunk: blosc(zstd, 1, shuffle), then its crc32c.
 
     Parameters
     ----------
     array
         The values of the whole chunk (padded to its full shape at the edge of the array).
+    codec
+        ``BLOSC``, or ``PLAIN`` for the bytes as they are, then their crc32c.
     """
     if _is_text(array):
         plain: bytes | np.ndarray[Any, Any] = _encode_text([str(v) for v in array.ravel()])
@@ -77,11 +87,13 @@ def encode_chunk(array: np.ndarray[Any, Any]) -> bytes:
         size = array.dtype.itemsize
         little = array.dtype.newbyteorder("<")
         plain = np.ascontiguousarray(array, dtype=little).view(np.uint8).reshape(-1)
-    packed = bytes(_blosc(size).encode(plain))
+    packed = bytes(plain if codec == PLAIN else _blosc(size).encode(plain))
     return packed + struct.pack("<I", google_crc32c.value(packed))
 
 
-def decode_chunk(data: bytes, *, dtype: str, max_bytes: int) -> np.ndarray[Any, Any]:
+def decode_chunk(
+    data: bytes, *, dtype: str, max_bytes: int, codec: str = BLOSC
+) -> np.ndarray[Any, Any]:
     """Return the values of a chunk, flat; text as an object array.
 
     Raises
@@ -92,10 +104,13 @@ def decode_chunk(data: bytes, *, dtype: str, max_bytes: int) -> np.ndarray[Any, 
     if not crc_matches(data):
         msg = f"the checksum of a chunk of {len(data)} bytes does not match its bytes"
         raise CorruptError(msg)
-    if decoded_size(data) > max_bytes:
-        msg = f"a chunk claims {decoded_size(data)} bytes, expected at most {max_bytes}"
+    if decoded_size(data, codec=codec) > max_bytes:
+        size = decoded_size(data, codec=codec)
+        msg = f"a chunk claims {size} bytes, expected at most {max_bytes}"
         raise CorruptError(msg)
-    plain = bytes(_blosc(_item_size(dtype)).decode(data[:-_CRC_BYTES]))
+    plain = data[:-_CRC_BYTES]
+    if codec == BLOSC:
+        plain = bytes(_blosc(_item_size(dtype)).decode(plain))
     if dtype == "string":
         return np.array(_decode_text(plain), dtype=object)
     return np.frombuffer(plain, dtype=np.dtype(dtype).newbyteorder("<"))
@@ -109,8 +124,10 @@ def crc_matches(data: bytes) -> bool:
     return bool(google_crc32c.value(data[:-_CRC_BYTES]) == stored)
 
 
-def decoded_size(data: bytes) -> int:
-    """Return how many bytes a blosc buffer says it decodes to (0 where it is too short)."""
+def decoded_size(data: bytes, *, codec: str = BLOSC) -> int:
+    """Return how many bytes a chunk says it decodes to (0 where it is too short)."""
+    if codec == PLAIN:
+        return max(0, len(data) - _CRC_BYTES)
     if len(data) < _BLOSC_HEADER_BYTES:
         return 0
     return int(struct.unpack_from("<I", data, 4)[0])

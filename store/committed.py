@@ -16,7 +16,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from ..schemas import CorruptError
 from .backend import Backend
-from .codec import crc_matches, decoded_size
+from .codec import BLOSC, crc_matches, decoded_size
 
 if TYPE_CHECKING:
     from typing import Never
@@ -43,6 +43,8 @@ class CommittedStore(Store):
         The size in bytes of every committed object by key, None where only the object knows.
     decoded_limits
         The most bytes that a chunk of each array may decode to, by array name.
+    codecs
+        The plan's codec by array name; ``BLOSC`` where none is given.
     identity
         What tells this view from any other (plan, commits), for Dask's names.
     """
@@ -55,6 +57,7 @@ class CommittedStore(Store):
         metadata: Mapping[str, bytes],
         sizes: Mapping[str, int | None],
         decoded_limits: Mapping[str, int],
+        codecs: Mapping[str, str],
         identity: str,
     ) -> None:
         super().__init__(read_only=True)
@@ -63,6 +66,7 @@ class CommittedStore(Store):
         self._metadata = dict(metadata)
         self._sizes = dict(sizes)
         self._limits = dict(decoded_limits)
+        self._codecs = dict(codecs)
         self._identity = identity
 
     def __eq__(self, other: object) -> bool:
@@ -90,7 +94,8 @@ class CommittedStore(Store):
 
     async def _get_chunk(self, key: str) -> bytes:
         size = self._sizes[key]
-        limit = self._limits[key.partition("/")[0]]
+        array = key.partition("/")[0]
+        limit = self._limits[array]
         most = 2 * limit + 4096 if size is None else size
         data = await self._backend.get_async(f"{self._folder}/{key}", max_bytes=most)
         wrong = None
@@ -100,8 +105,8 @@ class CommittedStore(Store):
             wrong = f"has {len(data)} bytes, expected {size}"
         elif not crc_matches(data):
             wrong = "does not match its checksum"
-        elif decoded_size(data) > limit:
-            wrong = f"would decode to {decoded_size(data)} bytes, expected at most {limit}"
+        elif (decoded := decoded_size(data, codec=self._codecs.get(array, BLOSC))) > limit:
+            wrong = f"would decode to {decoded} bytes, expected at most {limit}"
         if data is None or wrong:
             url = self._backend.location.url
             msg = (

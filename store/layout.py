@@ -17,7 +17,8 @@ from ..schemas import (
     canonical_json,
     norm_name,
 )
-from .codec import codec_metadata, data_type, encode_chunk
+from .bits import fill_value, stored_dtype
+from .codec import BLOSC, codec_metadata, data_type, encode_chunk
 
 __all__ = [
     "STORE_KEY",
@@ -147,7 +148,7 @@ def block_chunks(
 ) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     """Yield (key, values of the whole chunk) of ``block``; rows past the end are NaN.
 
-    ``arrays`` hold the block's rows, dims (row, layer, hidden) or (row, layer).
+    ``arrays`` hold the block's rows, dims (row, layer, hidden) or (row, layer), float32.
     """
     n_rows = chunk_rows(plan)
     for spec in plan.arrays:
@@ -187,9 +188,15 @@ def plan_metadata(plan: RunPlan) -> dict[str, dict[str, Any]]:
         documents[spec.name] = _array_metadata(
             shape=spec.shape,
             chunk=chunk or (chunk_rows(plan), spec.shape[1]),
-            dtype=spec.dtype,
+            dtype=stored_dtype(spec.dtype),
+            fill=fill_value(spec.dtype),
             dims=spec.dims,
-            attributes={**_site_and_pool(plan, spec.name), **spec.attrs},
+            attributes={
+                **_site_and_pool(plan, spec.name),
+                **spec.attrs,
+                **_bits_attribute(spec),
+            },
+            codec=plan.codec,
         )
     return documents
 
@@ -278,6 +285,11 @@ def _site_and_pool(plan: RunPlan, name: str) -> dict[str, str]:
     return {}
 
 
+def _bits_attribute(spec: ArraySpec) -> dict[str, str]:
+    """Return what tells a reader without actlake how to read bit patterns."""
+    return {} if spec.dtype == "float32" else {"bits_of": spec.dtype.removesuffix("-bits")}
+
+
 def text_limit(n_values: int) -> int:
     """Return the most bytes that ``n_values`` coordinate strings may take."""
     return TEXT_BYTES * n_values + 2**20
@@ -295,8 +307,11 @@ def _array_metadata(
     dtype: str,
     dims: tuple[str, ...],
     attributes: Mapping[str, Any],
+    fill: object = None,
+    codec: str = BLOSC,
 ) -> dict[str, Any]:
-    fill: object = {"string": "", "bool": False}.get(dtype, 0)
+    if fill is None:
+        fill = {"string": "", "bool": False}.get(dtype, 0)
     return {
         "zarr_format": 3,
         "node_type": "array",
@@ -305,7 +320,7 @@ def _array_metadata(
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": "NaN" if dtype.startswith("float") else fill,
-        "codecs": codec_metadata(dtype),
+        "codecs": codec_metadata(dtype, codec=codec),
         "attributes": dict(attributes),
         "dimension_names": list(dims),
     }

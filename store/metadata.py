@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..schemas import CorruptError, RunPlan
+from .bits import stored_dtype
+from .codec import BLOSC, PLAIN
 from .layout import chunk_rows
 
 __all__ = ["METADATA_BYTES", "check_array", "coordinate_names", "parse_document"]
@@ -16,7 +18,8 @@ METADATA_BYTES = 16 * 2**20
 MAX_CHUNKS = 50_000_000
 # What this version writes, in order. Nothing else is decoded: blosc says in its header how much
 # it decodes to, and none of these runs anything that the store brought along.
-CODECS = ({"bytes", "vlen-utf8"}, {"blosc"}, {"crc32c"})
+_FIRST = {"bytes", "vlen-utf8"}
+CODECS = {BLOSC: (_FIRST, {"blosc"}, {"crc32c"}), PLAIN: (_FIRST, {"crc32c"})}
 DATA_TYPES = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float16", "float32", "float64", "string",
@@ -72,13 +75,14 @@ def check_array(document: Mapping[str, Any], *, name: str, plan: RunPlan, where:
     _expect(not document.get("storage_transformers"), f"{where}: storage transformers", name)
     codecs = document.get("codecs")
     names = [c.get("name") if isinstance(c, dict) else c for c in codecs or []]
-    known = len(names) == len(CODECS) and all(
-        isinstance(n, str) and n in allowed for n, allowed in zip(names, CODECS, strict=True)
+    expected = {spec.name: spec for spec in plan.arrays}.get(name)
+    chain = CODECS[BLOSC if expected is None else plan.codec]
+    known = len(names) == len(chain) and all(
+        isinstance(n, str) and n in allowed for n, allowed in zip(names, chain, strict=True)
     )
     _expect(known, f"{where}: codecs {names} are not read", name)
     sizes = {"text": plan.n_texts, "layer": len(plan.layers), "text_edge": plan.n_texts + 1}
     sizes |= {"token": plan.n_tokens, "hidden": plan.model.hidden_size}
-    expected = {spec.name: spec for spec in plan.arrays}.get(name)
     if expected is None:
         fits = isinstance(dims, list) and len(dims) == 1 and shape == [sizes.get(dims[0])]
         _expect(fits, f"{where}: a coordinate of shape {shape} over {dims}", name)
@@ -86,7 +90,8 @@ def check_array(document: Mapping[str, Any], *, name: str, plan: RunPlan, where:
         got = (shape, dtype, dims, chunk)
         planned = list(expected.shape)
         inner = [1, planned[2]] if len(planned) == 3 else [planned[1]]
-        want = (planned, expected.dtype, list(expected.dims), [chunk_rows(plan), *inner])
+        stored = stored_dtype(expected.dtype)
+        want = (planned, stored, list(expected.dims), [chunk_rows(plan), *inner])
         _expect(got == want, f"{where}: has {got}, the plan says {want}", name)
     n_chunks = math.prod(-(-n // c) for n, c in zip(shape, chunk, strict=True))
     _expect(n_chunks <= MAX_CHUNKS, f"{where}: {n_chunks} chunks", name)

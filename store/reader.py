@@ -23,6 +23,7 @@ from ..schemas import (
     Seal,
     digest_json,
 )
+from .bits import widen_bits
 from .commits import check_commit
 from .committed import CommittedStore
 from .layout import METADATA_NAME, RunKeys, text_limit, to_bytes
@@ -113,7 +114,7 @@ def open_run(
         consolidated=True,
         zarr_format=3,
     )
-    dataset = _settle_coordinates(dataset)
+    dataset = widen_bits(_settle_coordinates(dataset))
     if allow_partial:
         dataset = dataset.assign_coords(committed=("text", view.committed))
     return dataset.assign_attrs(
@@ -205,6 +206,7 @@ def _committed_store(
         metadata={METADATA_NAME: to_bytes(root), **documents},
         sizes={key: n for key, n in sizes.items() if not key.endswith(METADATA_NAME)},
         decoded_limits=limits,
+        codecs={spec.name: plan.codec for spec in plan.arrays},
         identity=f"{store.url} {plan.run} {view.digest}",
     )
 

@@ -26,6 +26,7 @@ from ..schemas import (
     StorageError,
 )
 from .backend import NoSpaceError
+from .bits import to_bits
 from .claims import OBJECT_BYTES, claim_run, means_the_same
 from .clock import now
 from .codec import encode_chunk
@@ -211,13 +212,17 @@ class RunWriter:
         Raises
         ------
         InvalidInputError
-            If an array is missing, unknown, or has another shape or type than planned.
+            If an array is missing, unknown, has another shape or type than planned, or holds
+            values that are not exactly of the 16-bit type that it is to be stored as.
         """
         self._check_block(block, arrays)
+        dtypes = {spec.name: spec.dtype for spec in self.plan.arrays}
 
         def encode(item: tuple[str, np.ndarray[Any, Any]]) -> tuple[ObjectInfo, bytes]:
             key, values = item
-            data = encode_chunk(values)
+            dtype = dtypes[key.partition("/")[0]]
+            stored = values if dtype == "float32" else to_bits(values, dtype)
+            data = encode_chunk(stored, codec=self.plan.codec)
             return object_info(key, data), data
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

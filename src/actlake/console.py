@@ -70,6 +70,8 @@ def extract_specs(options: dict[str, Any]) -> tuple[CaptureSpec, ExtractSpec]:
             given[name] = [part.strip() for part in given[name].split(",")]
     if "layers" in given:
         given["layers"] = _parse_layers(given["layers"])
+    if str(given.get("chunk_size", "")).isdigit():
+        given["chunk_size"] = int(given["chunk_size"])
     capture = {k: v for k, v in given.items() if k in CaptureSpec.model_fields}
     execution = {k: v for k, v in given.items() if k in ExtractSpec.model_fields}
     return (

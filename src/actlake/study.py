@@ -42,7 +42,7 @@ def demo_study() -> StudyFile:
                 for name in ("phi3-organism", "llama-organism", "gemma2-organism")
             ],
             # Several blocks per run, so that a kill loses seconds rather than a model.
-            "extract": {"rows_per_block": 128},
+            "extract": {"chunk_size": 128},
             "steer": {"subsets": ["plain"], "n_prompts": 24},
         }
     )

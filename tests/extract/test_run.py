@@ -35,7 +35,7 @@ TEXTS = [
     for i in range(24)
 ]
 INFO = corpus_info("c", TEXTS)
-EXTRACT = ExtractSpec(rows_per_block=7, batch_tokens=200, device="cpu")
+EXTRACT = ExtractSpec(chunk_size=7, batch_tokens=200, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_another_plan_under_the_same_run_is_refused_and_changes_nothing(tmp_path
     with pytest.raises(AlreadyExistsError, match=r"capture\.pools|capture"):
         extract(store, folder, capture=CaptureSpec(pools=("last_prompt",)))
     with pytest.raises(AlreadyExistsError, match="batch_tokens"):
-        extract(store, folder, spec=ExtractSpec(rows_per_block=7, batch_tokens=100, device="cpu"))
+        extract(store, folder, spec=ExtractSpec(chunk_size=7, batch_tokens=100, device="cpu"))
     seal = store.read_seal("r")
     assert seal is not None
     assert seal.tree_digest == digest
@@ -131,7 +131,7 @@ def test_a_store_that_fails_half_way_keeps_what_was_committed_and_resumes(tmp_pa
     thread = threading.Thread(target=break_after_two)
     thread.start()
     # One text per block gives the breaker time between commits.
-    spec = EXTRACT.model_copy(update={"rows_per_block": 1})
+    spec = EXTRACT.model_copy(update={"chunk_size": 1})
     with pytest.raises(StorageError):
         extract(store, folder, spec=spec)
     broke.set()
@@ -231,3 +231,33 @@ def test_the_same_folder_has_the_same_identity_wherever_it_lies(tmp_path, folder
     assert here.tokenizer_info == there.tokenizer_info
     other = tiny_folder("llama", tmp_path / "x" / "tiny-llama", seed=1)
     assert load_model(str(other), weights=False).info.content_digest != here.info.content_digest
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_bits16_and_no_codec_store_the_same_values(tmp_path, folder, dtype):
+    store = create_store(str(tmp_path / "store"))
+    capture = CaptureSpec(dtype=dtype)
+    extract(store, folder, run="plain", capture=capture)
+    small = ExtractSpec(chunk_size="1kB", batch_tokens=200, device="cpu", codec="none", bits16=True)
+    extract(store, folder, run="small", capture=capture, spec=small)
+    plain, bits = (open_run(store, run).compute() for run in ("plain", "small"))
+    for pool in capture.pools:
+        name = f"resid_post_{pool}"
+        np.testing.assert_allclose(bits[name], plain[name], rtol=2e-2, atol=2e-2)
+    raw = store.read_plan("small").arrays
+    assert {a.name: a.dtype for a in raw} == {
+        "resid_post_mean_response": "float32",
+        "resid_post_last_prompt": f"{dtype}-bits",
+        "resid_post_last_response": f"{dtype}-bits",
+        "resid_post_norm": "float32",
+    }
+    assert store.read_plan("small").rows_per_block < 24
+    assert verify_run(store, "small").ok
+
+
+def test_bits16_of_a_float32_model_is_refused(tmp_path, folder):
+    store = create_store(str(tmp_path / "store"))
+    spec = EXTRACT.model_copy(update={"bits16": True})
+    with pytest.raises(InvalidInputError, match="runs in float32"):
+        extract(store, folder, spec=spec)
+    assert store.run_ids() == []

@@ -10,6 +10,7 @@ from actlake.schemas import (
     CaptureSpec,
     CorpusInfo,
     Direction,
+    ExtractSpec,
     InvalidInputError,
     ResultRow,
     RunPlan,
@@ -18,6 +19,7 @@ from actlake.schemas import (
     canonical_json,
     digest_json,
     json_schemas,
+    parse_size,
 )
 
 STUDY = {"name": "s", "models": [{"model": "m"}]}
@@ -118,3 +120,20 @@ def test_blocks_cover_every_row_once(n_texts, per_block):
     spans = [plan.block_rows(block) for block in range(plan.n_blocks)]
     rows = [row for span in spans for row in range(span.start, span.stop)]
     assert rows == list(range(n_texts))
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [("16MiB", 16 * 2**20), ("500 kB", 500_000), ("1.5GiB", 3 * 2**29), ("7b", 7)],
+)
+def test_sizes_are_read_with_their_unit(text, n_bytes):
+    assert parse_size(text) == n_bytes
+    assert ExtractSpec.parse({"chunk_size": text}).chunk_size == text
+
+
+@pytest.mark.parametrize("text", ["16", "MiB", "-1MiB", "0MiB", "16 apples", "", "1e3MB"])
+def test_a_size_without_number_or_unit_is_refused(text):
+    with pytest.raises(InvalidInputError, match="such as 16MiB"):
+        parse_size(text)
+    with pytest.raises(InvalidInputError, match="chunk_size"):
+        ExtractSpec.parse({"chunk_size": text})

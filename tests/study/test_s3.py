@@ -40,7 +40,7 @@ def test_a_study_over_s3_equals_the_same_study_in_a_folder(fixture, request, tmp
         assert server.options()["secret"] not in done.stdout + done.stderr
         return json.loads(done.stdout)
 
-    options = ("--corpus", "bundled:demo", "--pools", "mean_response", "--rows-per-block", "128")
+    options = ("--corpus", "bundled:demo", "--pools", "mean_response", "--chunk-size", "128")
     remote = actlake("extract", f"bundled:{RUN}", "--store", url, *options)
     local = actlake("extract", f"bundled:{RUN}", "--store", tmp_path / "store", *options)
     assert remote["data_digest"] == local["data_digest"]

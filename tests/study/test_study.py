@@ -131,7 +131,7 @@ model = "bundled:llama-organism"
 [capture]
 pools = ["mean_response"]
 [extract]
-rows_per_block = 16
+chunk_size = 16
 [probe]
 methods = ["diff_means"]
 [random]
