@@ -121,8 +121,7 @@ def stream_blocks(
 
     def commit() -> None:
         while (item := whole.get()) is not _DONE:
-            encoded = writer.encode_block(*cast("_WholeBlock", item))
-            done = writer.commit_block(encoded)
+            done = writer.write_block(*cast("_WholeBlock", item))
             n_bytes = sum(o.n_bytes for o in done.objects)
             texts = done.row_stop - done.row_start
             on_progress(Progress(committed_texts=texts, committed_bytes=n_bytes))

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from .reader import open_run
     from .store import Store, create_store, open_store
     from .verification import Fault, VerifyReport, verify_run
-    from .writer import EncodedBlock, RunWriter
+    from .writer import RunWriter
 
 __all__ = [
-    "EncodedBlock",
     "Fault",
     "RunWriter",
     "Store",
@@ -33,7 +32,6 @@ __all__ = [
 ]
 
 _MODULES = {
-    "EncodedBlock": "writer",
     "Fault": "verification",
     "RunWriter": "writer",
     "Store": "store",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,9 +32,11 @@ from .clock import now
 from .codec import encode_chunk
 from .commits import check_commit, object_info
 from .layout import (
+    FLOAT_BYTES,
     METADATA_NAME,
     StaticArray,
     block_chunks,
+    block_keys,
     encode_static,
     group_metadata,
     plan_metadata,
@@ -47,21 +49,7 @@ from .static import check_plan, static_arrays
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = ["EncodedBlock", "RunWriter"]
-
-
-@dataclass(frozen=True)
-class EncodedBlock:
-    """A block as it will be stored: objects and, in the same order, their bytes."""
-
-    block: int
-    objects: tuple[ObjectInfo, ...]
-    data: tuple[bytes, ...] = field(repr=False)
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all objects."""
-        return sum(info.n_bytes for info in self.objects)
+__all__ = ["RunWriter"]
 
 
 class RunWriter:
@@ -79,7 +67,9 @@ class RunWriter:
         self._static: dict[str, ObjectInfo] = {}  # filled by create, read by seal
         self._metadata: dict[str, dict[str, Any]] = {}
         self._coordinates: list[str] = []
-        self._n_threads = 4 if store.location.is_local else 16
+        self._dtypes = {spec.name: spec.dtype for spec in plan.arrays}
+        # Both overlap encoding with waiting, a wire waits longer than a disk.
+        self._n_threads = max(4, 2 * (os.cpu_count() or 1)) if store.location.is_local else 16
 
     def __repr__(self) -> str:
         return f"RunWriter({self.plan.run!r}, {self.store.url!r})"
@@ -195,11 +185,11 @@ class RunWriter:
         *,
         notes: Mapping[str, Any] | None = None,
     ) -> BlockCommit:
-        """Encode and commit a block: see ``encode_block`` and ``commit_block``."""
-        return self.commit_block(self.encode_block(block, arrays), notes=notes)
+        """Encode, store and commit a block; return its commit record.
 
-    def encode_block(self, block: int, arrays: Mapping[str, np.ndarray[Any, Any]]) -> EncodedBlock:
-        """Return the objects of a block; nothing is written.
+        Encoding one object overlaps with storing others, and an encoded object is held only
+        until it is stored. A block that is committed already stays as it is, and its record is
+        returned.
 
         Parameters
         ----------
@@ -208,96 +198,80 @@ class RunWriter:
         arrays
             The block's rows of every array of the plan, dims (row, layer, hidden) or
             (row, layer), float32.
+        notes
+            Plain JSON for the commit record.
 
         Raises
         ------
         InvalidInputError
             If an array is missing, unknown, has another shape or type than planned, or holds
             values that are not exactly of the 16-bit type that it is to be stored as.
-        """
-        self._check_block(block, arrays)
-        dtypes = {spec.name: spec.dtype for spec in self.plan.arrays}
-
-        def encode(item: tuple[str, np.ndarray[Any, Any]]) -> tuple[ObjectInfo, bytes]:
-            key, values = item
-            dtype = dtypes[key.partition("/")[0]]
-            stored = values if dtype == "float32" else to_bits(values, dtype)
-            data = encode_chunk(stored, codec=self.plan.codec)
-            return object_info(key, data), data
-
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            encoded = list(pool.map(encode, block_chunks(self.plan, block, arrays)))
-        return EncodedBlock(
-            block=block,
-            objects=tuple(info for info, _ in encoded),
-            data=tuple(data for _, data in encoded),
-        )
-
-    def commit_block(
-        self, encoded: EncodedBlock, *, notes: Mapping[str, Any] | None = None
-    ) -> BlockCommit:
-        """Store the objects of a block, then its commit record; return the record.
-
-        A block that is committed already stays as it is, and its record is returned.
-
-        Raises
-        ------
         StorageError
             If the storage fails. On a full disk the objects of this block are removed again;
             committed blocks stay, and running again resumes.
         CorruptError
             If another writer committed this block meanwhile with other bytes.
         """
-        block = encoded.block
+        self._check_block(block, arrays)
         plain_notes = _plain_notes(notes or {}, block=block)
         there = self._read_commit(block)
         if there is not None:
             return there
         rows = self.plan.block_rows(block)
-        record = BlockCommit(
-            plan_id=self.plan_id,
-            block=block,
-            row_start=rows.start,
-            row_stop=rows.stop,
-            objects=encoded.objects,
-            writer=self.writer,
-            committed_at=now(),
-            environment=self.environment,
-            notes=plain_notes,
-        )
-        record_bytes = record.to_json(indent=None).encode()
         try:
-            self._put_objects(encoded)
-            created = self.store.create(self._keys.commit(block), record_bytes)
+            record = BlockCommit(
+                plan_id=self.plan_id,
+                block=block,
+                row_start=rows.start,
+                row_stop=rows.stop,
+                objects=self._store_objects(block, arrays),
+                writer=self.writer,
+                committed_at=now(),
+                environment=self.environment,
+                notes=plain_notes,
+            )
+            created = self.store.create(
+                self._keys.commit(block), record.to_json(indent=None).encode()
+            )
         except NoSpaceError as err:
-            raise self._discard(encoded, err) from err
+            raise self._discard(block, err) from err
         return record if created else self._yield_to_other(record)
 
-    def _put_objects(self, encoded: EncodedBlock) -> None:
+    def _store_objects(
+        self, block: int, arrays: Mapping[str, np.ndarray[Any, Any]]
+    ) -> tuple[ObjectInfo, ...]:
+        """Encode and store the objects of a block; after a failure no further one begins."""
+
+        def store(key: str, values: np.ndarray[Any, Any]) -> ObjectInfo:
+            dtype = self._dtypes[key.partition("/")[0]]
+            stored = values if dtype == "float32" else to_bits(values, dtype)
+            data = encode_chunk(stored, codec=self.plan.codec)
+            self.store.backend.put(self._keys.object(key), data)
+            return object_info(key, data)
+
         with ThreadPoolExecutor(self._n_threads) as pool:
-            futures = [
-                pool.submit(self.store.backend.put, self._keys.object(info.key), data)
-                for info, data in zip(encoded.objects, encoded.data, strict=True)
-            ]
+            futures = [pool.submit(store, *item) for item in block_chunks(self.plan, block, arrays)]
             try:
-                for future in futures:
-                    future.result()
+                return tuple(future.result() for future in futures)
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
-    def _discard(self, encoded: EncodedBlock, err: NoSpaceError) -> StorageError:
+    def _discard(self, block: int, err: NoSpaceError) -> StorageError:
         """Remove the objects of a block that did not fit; return the error that says so."""
-        if self._read_commit(encoded.block) is None:
-            for info in encoded.objects:
-                self.store.backend.delete(self._keys.object(info.key))
+        if self._read_commit(block) is None:
+            for key in block_keys(self.plan, block):
+                self.store.backend.delete(self._keys.object(key))
         n_left = len(self.pending_blocks())
-        rows = self.plan.block_rows(encoded.block)
+        rows = self.plan.block_rows(block)
+        row_bytes = sum(
+            FLOAT_BYTES * math.prod(spec.shape[1:]) for spec in self.plan.arrays
+        )  # before compression
         return NoSpaceError(
-            f"{err}: block {encoded.block} (rows {rows.start} to {rows.stop - 1}) of run "
+            f"{err}: block {block} (rows {rows.start} to {rows.stop - 1}) of run "
             f"{self.plan.run!r} was discarded, {self.plan.n_blocks - n_left} of "
-            f"{self.plan.n_blocks} blocks are committed and stay; about "
-            f"{n_left * encoded.n_bytes / 1e6:.1f} MB are still to be written"
+            f"{self.plan.n_blocks} blocks are committed and stay; at most "
+            f"{n_left * self.plan.rows_per_block * row_bytes / 1e6:.1f} MB are still to be written"
         )
 
     def _yield_to_other(self, record: BlockCommit) -> BlockCommit:
