@@ -234,7 +234,10 @@ class RunWriter:
                 self._keys.commit(block), record.to_json(indent=None).encode()
             )
         except NoSpaceError as err:
-            raise self._discard(block, err) from err
+            raise self._no_space(block, err) from err
+        except InvalidInputError:  # a value that its 16-bit type does not have
+            self._discard(block)
+            raise
         return record if created else self._yield_to_other(record)
 
     def _store_objects(
@@ -257,11 +260,15 @@ class RunWriter:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
-    def _discard(self, block: int, err: NoSpaceError) -> StorageError:
-        """Remove the objects of a block that did not fit; return the error that says so."""
+    def _discard(self, block: int) -> None:
+        """Remove what was stored of a block, if nobody committed it."""
         if self._read_commit(block) is None:
             for key in block_keys(self.plan, block):
                 self.store.backend.delete(self._keys.object(key))
+
+    def _no_space(self, block: int, err: NoSpaceError) -> StorageError:
+        """Discard a block that did not fit; return the error that says so."""
+        self._discard(block)
         n_left = len(self.pending_blocks())
         rows = self.plan.block_rows(block)
         row_bytes = sum(
