@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from ..schemas import InvalidInputError, array_name, norm_name
-from .blocks import unwrap_hidden
+from .sites import find_taps
 
 __all__ = ["PoolMasks", "PooledCapture"]
 
@@ -67,13 +68,10 @@ class PooledCapture:
         last = max(self._layers)
         try:
             for layer in self._layers:
-                block = self._blocks[layer]
-                if "resid_pre" in self._sites:
-                    handles.append(
-                        block.register_forward_pre_hook(self._pre_hook(layer), with_kwargs=True)
-                    )
-                if "resid_post" in self._sites:
-                    handles.append(block.register_forward_hook(self._post_hook(layer)))
+                taps = find_taps(self._blocks[layer])
+                handles += [
+                    taps[site].attach(partial(self._record, site, layer)) for site in self._sites
+                ]
             if last < len(self._blocks) - 1:
                 handles.append(self._blocks[last].register_forward_hook(_stop_forward))
             yield
@@ -121,19 +119,6 @@ class PooledCapture:
                 out[name] = torch.stack(stack, dim=1)
         self._values.clear()
         return out
-
-    def _pre_hook(self, layer: int) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            self._record("resid_pre", layer, unwrap_hidden(hidden))
-
-        return hook
-
-    def _post_hook(self, layer: int) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: object, output: object) -> None:
-            self._record("resid_post", layer, unwrap_hidden(output))
-
-        return hook
 
     def _record(self, site: str, layer: int, hidden: torch.Tensor) -> None:
         """Pool one layer's ``hidden`` (batch, token, hidden)."""

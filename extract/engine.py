@@ -12,6 +12,7 @@ from .blocks import find_blocks
 from .capture import PooledCapture, PoolMasks
 from .loading import LoadedModel
 from .rendering import TokenRow
+from .sites import check_sites
 
 __all__ = ["Engine", "TransformersEngine"]
 
@@ -38,9 +39,9 @@ class TransformersEngine:
         self._network = loaded.backbone
         self._device = loaded.device
         self._pad_id = loaded.tokenizer.pad_token_id or 0
-        self._capture = PooledCapture(
-            find_blocks(self._network), sites=sites, layers=layers, pools=pools
-        )
+        blocks = find_blocks(self._network)
+        check_sites(self._network, blocks, sites=sites)
+        self._capture = PooledCapture(blocks, sites=sites, layers=layers, pools=pools)
 
     @contextmanager
     def ready(self) -> Iterator[TransformersEngine]:

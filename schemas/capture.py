@@ -10,10 +10,11 @@ from .base import Record
 
 __all__ = ["CaptureSpec", "Dtype", "Pool", "Rendering", "Site", "array_name", "norm_name"]
 
-Site = Literal["resid_pre", "resid_post"]
+Site = Literal["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
 Pool = Literal["mean_response", "last_prompt", "last_response"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Rendering = Literal["auto", "chat", "plain"]
+MAX_LAYERS = 4096  # of any model; a record that names more is none
 
 
 class CaptureSpec(Record):
@@ -29,7 +30,10 @@ class CaptureSpec(Record):
     encoding_type: ClassVar[str] = "actlake-capture"
 
     sites: Annotated[tuple[Site, ...], Field(min_length=1)] = ("resid_post",)
-    layers: Literal["all"] | tuple[Annotated[int, Field(ge=0)], ...] = "all"
+    layers: (
+        Literal["all"]
+        | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=MAX_LAYERS)]
+    ) = "all"
     pools: Annotated[tuple[Pool, ...], Field(min_length=1)] = (
         "mean_response",
         "last_prompt",

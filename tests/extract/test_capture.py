@@ -95,7 +95,7 @@ def test_the_last_layer_is_captured_before_the_final_norm(name):
         seen = run(model, [row])["resid_post_last_response"][0, 3]
         backbone = model.base_model
         norm = next(
-            getattr(backbone, n) for n in ("norm", "ln_f", "final_layer_norm")
+            getattr(backbone, n) for n in ("norm", "ln_f", "final_layer_norm", "final_layernorm")
             if hasattr(backbone, n)
         )  # fmt: skip
         normed = norm(torch.from_numpy(seen)[None, None])[0, 0]

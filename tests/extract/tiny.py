@@ -9,14 +9,22 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
+    Glm4Config,
     GPT2Config,
     GPTNeoXConfig,
+    GptOssConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    Olmo2Config,
     Phi3Config,
+    PhiConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
 )
 
 WIDE = {
@@ -34,7 +42,20 @@ CONFIGS = {
     "qwen2": Qwen2Config(**WIDE, num_key_value_heads=2),
     "phi3": Phi3Config(**WIDE, num_key_value_heads=4),
     "gemma2": Gemma2Config(**WIDE, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8),
+    "gemma3": Gemma3TextConfig(**WIDE, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8),
+    "mixtral": MixtralConfig(
+        **WIDE, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2
+    ),
+    "qwen3": Qwen3Config(**WIDE, num_key_value_heads=2, head_dim=8),
+    "gpt_oss": GptOssConfig(
+        **WIDE, num_key_value_heads=2, head_dim=8, num_local_experts=4, num_experts_per_tok=2
+    ),
+    "olmo2": Olmo2Config(**WIDE, num_key_value_heads=2),
+    "glm4": Glm4Config(**WIDE, num_key_value_heads=2, head_dim=8),
+    "granite": GraniteConfig(**WIDE, num_key_value_heads=2, residual_multiplier=0.5),
+    "phi": PhiConfig(**WIDE),
     "neox": GPTNeoXConfig(**WIDE),
+    "neox_serial": GPTNeoXConfig(**WIDE, use_parallel_residual=False),
     "gpt2": GPT2Config(
         vocab_size=1024, n_embd=32, n_layer=4, n_head=4, n_positions=256, pad_token_id=0
     ),
