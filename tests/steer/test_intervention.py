@@ -11,6 +11,9 @@ pytestmark = pytest.mark.torch
 
 IDS = torch.randint(2, 1024, (3, 9), generator=torch.Generator().manual_seed(0))
 ALL = torch.ones(3, 9, dtype=torch.bool)
+# A steered row may choose other experts, and then its neighbours' products are summed in another
+# order: within a batch, rows of these models are equal but for rounding.
+MIXTURES = {"mixtral", "gpt_oss"}
 
 
 def addition(layer=1, alphas=(0.0, 3.0, -3.0), positions=ALL, seed=0):
@@ -42,9 +45,14 @@ def layer_outputs(model, run):
 def test_alpha_zero_is_bitwise_no_hook_and_other_alphas_are_not(name):
     model = tiny_model(name)
     plain = logits(model)
+    with intervene(model, [addition(alphas=(0.0, 0.0, 0.0))]):
+        assert torch.equal(logits(model).view(torch.int32), plain.view(torch.int32))
     with intervene(model, [addition()]):
         steered = logits(model)
-    assert torch.equal(steered[0].view(torch.int32), plain[0].view(torch.int32))
+    if name in MIXTURES:
+        torch.testing.assert_close(steered[0], plain[0], rtol=1e-5, atol=1e-5)
+    else:
+        assert torch.equal(steered[0].view(torch.int32), plain[0].view(torch.int32))
     assert not torch.allclose(steered[1], plain[1])
     assert torch.equal(logits(model), plain)
 
