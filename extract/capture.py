@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,10 +10,13 @@ from functools import partial
 import torch
 from torch import nn
 
-from ..schemas import InvalidInputError, array_name, norm_name
+from ..schemas import InvalidInputError, array_name
 from .sites import find_taps
 
 __all__ = ["PoolMasks", "PooledCapture"]
+
+
+_NORMS = ("norm", "norm_with_bos")
 
 
 class _LastLayerReached(Exception):  # a signal, not an error
@@ -22,17 +25,35 @@ class _LastLayerReached(Exception):  # a signal, not an error
 
 @dataclass(frozen=True)
 class PoolMasks:
-    """Which positions of a padded batch each pool reads.
+    """Which positions of a padded batch the pools read.
 
-    ``response`` and ``ordinary`` (batch, token) bool mark the response's tokens and all tokens
-    that are neither special nor padding; ``last_prompt`` and ``last_response`` (batch,) int64
-    are positions.
+    ``response``, ``prompt`` and ``ordinary`` (batch, token) bool mark the tokens of the response,
+    of the prompt, and all, without special tokens and padding; ``bos`` the BOS. ``positions``
+    holds those of the pools of one token by name, (batch,) int64.
     """
 
     response: torch.Tensor
+    prompt: torch.Tensor
     ordinary: torch.Tensor
-    last_prompt: torch.Tensor
-    last_response: torch.Tensor
+    bos: torch.Tensor
+    positions: Mapping[str, torch.Tensor]
+
+    def to(self, device: torch.device) -> PoolMasks:
+        """Return the masks on a device: once per batch, not once per hook."""
+        positions = {pool: at.to(device) for pool, at in self.positions.items()}
+        masks = (mask.to(device) for mask in (self.response, self.prompt, self.ordinary, self.bos))
+        return PoolMasks(*masks, positions)
+
+    def tokens(self, pool: str) -> torch.Tensor:
+        """Return the mask (batch, token) that a pool of many tokens is taken over."""
+        masks = {
+            "mean_response": self.response,
+            "mean_prompt": self.prompt,
+            "mean_all": self.ordinary,
+            "max_abs": self.ordinary,
+        }
+        mask = masks[pool.removesuffix("_with_bos")]
+        return mask | self.bos if pool.endswith("_with_bos") else mask
 
 
 class PooledCapture:
@@ -93,15 +114,15 @@ class PooledCapture:
     def take(self) -> dict[str, torch.Tensor]:
         """Return the last batch's arrays by name and forget them.
 
-        ``<site>_<pool>`` (batch, layer, hidden) and ``<site>_norm`` (batch, layer), float32 on
-        the model's first device.
+        ``<site>_<pool>`` (batch, layer, hidden), ``<site>_norm`` and ``<site>_norm_with_bos``
+        (batch, layer), float32 on the model's first device.
 
         Raises
         ------
         InvalidInputError
             If a hook did not fire exactly once (a compiled model skips Python hooks).
         """
-        wanted = [(f"{s}/{p}", la) for s in self._sites for p in (*self._pools, "norm")
+        wanted = [(f"{s}/{p}", la) for s in self._sites for p in (*self._pools, *_NORMS)
                   for la in self._layers]  # fmt: skip
         missing = sorted({key for key in wanted if key not in self._values})
         if missing:
@@ -113,8 +134,8 @@ class PooledCapture:
         device = self._values[wanted[0]].device
         out: dict[str, torch.Tensor] = {}
         for site in self._sites:
-            for pool in (*self._pools, "norm"):
-                name = norm_name(site) if pool == "norm" else array_name(site, pool)
+            for pool in (*self._pools, *_NORMS):
+                name = array_name(site, pool)
                 stack = [self._values[f"{site}/{pool}", la].to(device) for la in self._layers]
                 out[name] = torch.stack(stack, dim=1)
         self._values.clear()
@@ -130,16 +151,17 @@ class PooledCapture:
             if (f"{site}/{pool}", layer) in self._values:
                 msg = f"{site} of layer {layer} was captured twice in one forward pass"
                 raise InvalidInputError(msg)
-            if pool == "mean_response":
-                value = _masked_mean(hidden, masks.response.to(hidden.device))
-            elif pool == "last_prompt":
-                value = hidden[rows, masks.last_prompt.to(hidden.device)].float()
+            if pool in masks.positions:
+                value = hidden[rows, masks.positions[pool].to(hidden.device)].float()
+            elif pool == "max_abs":
+                value = _masked_max_abs(hidden, masks.tokens(pool).to(hidden.device))
             else:
-                value = hidden[rows, masks.last_response.to(hidden.device)].float()
+                value = _masked_mean(hidden, masks.tokens(pool).to(hidden.device))
             self._values[f"{site}/{pool}", layer] = value
-        norms = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
-        mean_norm = _masked_mean(norms[..., None], masks.ordinary.to(hidden.device))
-        self._values[f"{site}/norm", layer] = mean_norm[..., 0]
+        norms = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)[..., None]
+        for name, mask in zip(_NORMS, (masks.ordinary, masks.ordinary | masks.bos), strict=True):
+            mean = _masked_mean(norms, mask.to(hidden.device))
+            self._values[f"{site}/{name}", layer] = mean[..., 0]
 
 
 def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -149,6 +171,11 @@ def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
     kept = torch.where(mask[..., None], values.float(), 0.0)
     return kept.sum(dim=1) / mask.sum(dim=1, dtype=torch.float32)[:, None]
+
+
+def _masked_max_abs(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the largest magnitude over tokens where ``mask`` holds, (batch, hidden)."""
+    return torch.where(mask[..., None], values.abs(), 0).amax(dim=1).float()
 
 
 def _stop_forward(_module: nn.Module, _args: object, _output: object) -> None:

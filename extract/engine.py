@@ -21,7 +21,7 @@ class Engine(Protocol):
     """One method: run a batch of rows and return its arrays."""
 
     def forward(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
-        """Return ``<site>_<pool>`` (batch, layer, hidden) and ``<site>_norm`` (batch, layer)."""
+        """Return ``<site>_<pool>`` (batch, layer, hidden) and both norms (batch, layer)."""
         ...
 
 
@@ -39,6 +39,7 @@ class TransformersEngine:
         self._network = loaded.backbone
         self._device = loaded.device
         self._pad_id = loaded.tokenizer.pad_token_id or 0
+        self._bos_id = loaded.tokenizer.bos_token_id
         blocks = find_blocks(self._network)
         check_sites(self._network, blocks, sites=sites)
         self._capture = PooledCapture(blocks, sites=sites, layers=layers, pools=pools)
@@ -56,25 +57,36 @@ class TransformersEngine:
         Rows are padded on the right with explicit positions, so that a text has the same
         positions alone and in any batch (ENGINES 10).
         """
-        longest = max(row.n_tokens for row in rows)
-        ids = torch.full((len(rows), longest), self._pad_id, dtype=torch.long)
-        attended = torch.zeros((len(rows), longest), dtype=torch.long)
-        response = torch.zeros((len(rows), longest), dtype=torch.bool)
-        ordinary = torch.zeros((len(rows), longest), dtype=torch.bool)
-        last_prompt = torch.zeros(len(rows), dtype=torch.long)
-        last_response = torch.zeros(len(rows), dtype=torch.long)
-        for i, row in enumerate(rows):
-            n = row.n_tokens
-            ids[i, :n] = torch.from_numpy(row.ids)
-            attended[i, :n] = 1
-            response[i, :n] = torch.from_numpy(row.response)
-            ordinary[i, :n] = torch.from_numpy(~row.special)
-            last_prompt[i] = max(row.n_prompt - 1, 0)
-            last_response[i] = int(row.response.nonzero()[0][-1])
-        positions = torch.arange(longest).expand(len(rows), -1)
+        ids, attended, masks = _pad_rows(rows, pad_id=self._pad_id, bos_id=self._bos_id)
+        positions = torch.arange(ids.shape[1]).expand(len(rows), -1)
         inputs = {"input_ids": ids, "attention_mask": attended, "position_ids": positions}
-        masks = PoolMasks(
-            response.to(self._device), ordinary.to(self._device), last_prompt, last_response
-        )
-        self._capture.run(self._network, {k: v.to(self._device) for k, v in inputs.items()}, masks)
+        inputs = {name: value.to(self._device) for name, value in inputs.items()}
+        self._capture.run(self._network, inputs, masks.to(self._device))
         return self._capture.take()
+
+
+def _pad_rows(
+    rows: Sequence[TokenRow], *, pad_id: int, bos_id: int | None
+) -> tuple[torch.Tensor, torch.Tensor, PoolMasks]:
+    """Return ids and attention mask (batch, token), padded on the right, and what pools read."""
+    shape = (len(rows), max(row.n_tokens for row in rows))
+    ids = torch.full(shape, pad_id, dtype=torch.long)
+    attended = torch.zeros(shape, dtype=torch.long)
+    response, ordinary, prompt, bos = (torch.zeros(shape, dtype=torch.bool) for _ in range(4))
+    positions = {
+        pool: torch.zeros(len(rows), dtype=torch.long)
+        for pool in ("last_prompt", "first_response", "last_response")
+    }
+    for i, row in enumerate(rows):
+        n = row.n_tokens
+        ids[i, :n] = torch.from_numpy(row.ids)
+        attended[i, :n] = 1
+        response[i, :n] = torch.from_numpy(row.response)
+        ordinary[i, :n] = torch.from_numpy(~row.special)
+        prompt[i, : row.n_prompt] = ordinary[i, : row.n_prompt]
+        bos[i, 0] = int(row.ids[0]) == bos_id
+        (where,) = row.response.nonzero()
+        positions["last_prompt"][i] = max(row.n_prompt - 1, 0)
+        positions["first_response"][i] = int(where[0])
+        positions["last_response"][i] = int(where[-1])
+    return ids, attended, PoolMasks(response, prompt, ordinary, bos, positions)

@@ -31,6 +31,8 @@ from .rendering import TokenRow, render_texts
 __all__ = ["TOKEN_MASK", "PreparedRun", "prepare_run"]
 
 TOKEN_MASK = "response tokens without special tokens"  # not a password
+ORDINARY = "all tokens without special tokens"
+WITH_BOS = "all tokens without special tokens, and the BOS"
 _LABELS = {"positive": 1, "negative": 0, "neutral": -1}
 
 
@@ -121,12 +123,13 @@ def prepare_run(
     ]
     arrays += [
         ArraySpec(
-            name=norm_name(site),
+            name=norm_name(site, with_bos=with_bos),
             dims=("text", "layer"),
             shape=shape3[:2],
-            attrs={"site": site, "token_mask": "all tokens without special tokens"},
+            attrs={"site": site, "token_mask": WITH_BOS if with_bos else ORDINARY},
         )
         for site in capture.sites
+        for with_bos in (False, True)
     ]
     size = extract.chunk_size
     per_block = (
@@ -163,13 +166,22 @@ def _stored_as(
     if info.dtype not in {"bfloat16", "float16"}:
         msg = f"bits16 needs a bfloat16 or float16 model, {info.name} runs in {info.dtype}"
         raise InvalidInputError(msg)
-    if pool == "mean_response":
+    if pool.startswith("mean_"):
         return "float32"
     return "bfloat16-bits" if info.dtype == "bfloat16" else "float16-bits"
 
 
 def _mask_of(pool: str) -> str:
-    return TOKEN_MASK if pool == "mean_response" else f"one token: {pool}"
+    """Return in words which tokens a pool reads."""
+    words = {
+        "mean_response": TOKEN_MASK,
+        "mean_prompt": "prompt tokens without special tokens",
+        "mean_prompt_with_bos": "prompt tokens without special tokens, and the BOS",
+        "mean_all": ORDINARY,
+        "mean_all_with_bos": WITH_BOS,
+        "max_abs": ORDINARY,
+    }
+    return words.get(pool, f"one token: {pool}")
 
 
 def _rows_digest(rows: Sequence[TokenRow]) -> str:

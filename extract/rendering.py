@@ -79,14 +79,14 @@ def render_texts(
     ------
     InvalidInputError
         If a text is longer than the limit and may not be truncated, has no prompt though
-        ``last_prompt`` is asked for, or has no ordinary token in its response.
+        a pool of the prompt is asked for, or has no ordinary token in its response.
     """
     has_template = bool(tokenizer.chat_template)
     if spec.render == "chat" and not has_template:
         msg = "render = 'chat', but the tokenizer has no chat template; use 'plain'"
         raise InvalidInputError(msg)
     limit = min(spec.max_tokens, max_positions or spec.max_tokens)
-    needs_prompt = "last_prompt" in spec.pools
+    of_prompt = [pool for pool in spec.pools if "prompt" in pool]
     special_ids = np.array(sorted(tokenizer.all_special_ids), dtype=np.int32)
 
     rendered = [_render(text, tokenizer, spec.render, has_template) for text in texts]
@@ -128,7 +128,7 @@ def render_texts(
         )
         raise InvalidInputError(msg)
     for row in rows:
-        _check_spans(row, needs_prompt=needs_prompt)
+        _check_spans(row, of_prompt=of_prompt)
     order = {text.id: i for i, text in enumerate(texts)}
     return sorted(rows, key=lambda row: order[row.text.id])
 
@@ -181,12 +181,12 @@ def _check_no_double_bos(rows: Sequence[TokenRow], bos: int | None) -> None:
             raise InvalidInputError(msg)
 
 
-def _check_spans(row: TokenRow, *, needs_prompt: bool) -> None:
+def _check_spans(row: TokenRow, *, of_prompt: Sequence[str]) -> None:
     text = row.text
     if not row.response.any():
         cut = " left after truncation" if row.truncated else ""
         msg = f"text {text.id!r} has no ordinary token of its response{cut}"
         raise InvalidInputError(msg)
-    if needs_prompt and (row.n_prompt == 0 or not (text.prompt or text.system)):
-        msg = f"text {text.id!r} has no prompt, so no last_prompt; leave that pool out"
+    if of_prompt and row.special[: row.n_prompt].all():
+        msg = f"text {text.id!r} has no prompt, so no {of_prompt[0]}; leave that pool out"
         raise InvalidInputError(msg)

@@ -11,7 +11,17 @@ from .base import Record
 __all__ = ["CaptureSpec", "Dtype", "Pool", "Rendering", "Site", "array_name", "norm_name"]
 
 Site = Literal["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
-Pool = Literal["mean_response", "last_prompt", "last_response"]
+Pool = Literal[
+    "mean_response",
+    "mean_prompt",
+    "mean_prompt_with_bos",
+    "mean_all",
+    "mean_all_with_bos",
+    "first_response",
+    "last_response",
+    "last_prompt",
+    "max_abs",
+]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Rendering = Literal["auto", "chat", "plain"]
 MAX_LAYERS = 4096  # of any model; a record that names more is none
@@ -24,7 +34,9 @@ class CaptureSpec(Record):
     before any final norm. ``render`` decides how a text becomes tokens: ``chat`` through the
     tokenizer's chat template, ``plain`` as system + prompt + response joined as they are,
     ``auto`` as chat where the tokenizer has a template and the text has a prompt.
-    Special tokens (BOS, turn markers, EOS) stay out of every mean.
+    Special tokens (BOS, turn markers, EOS) stay out of every mean and of ``max_abs``, the largest
+    magnitude of each coordinate; the pools ``_with_bos`` let the BOS in, to replicate studies
+    that did.
     """
 
     encoding_type: ClassVar[str] = "actlake-capture"
@@ -61,6 +73,9 @@ def array_name(site: str, pool: str) -> str:
     return f"{site}_{pool}"
 
 
-def norm_name(site: str) -> str:
-    """Return the name of the array with the mean norm of ``site``, without special tokens."""
-    return f"{site}_norm"
+def norm_name(site: str, *, with_bos: bool = False) -> str:
+    """Return the name of the array with the mean norm of ``site`` over a text's tokens.
+
+    Special tokens are left out, the BOS too unless ``with_bos``.
+    """
+    return f"{site}_norm_with_bos" if with_bos else f"{site}_norm"

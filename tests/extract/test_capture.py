@@ -1,3 +1,5 @@
+import typing
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from actlake.extract import LoadedModel, TokenRow, TransformersEngine, find_blocks, unwrap_hidden
 from actlake.extract.capture import PooledCapture, PoolMasks
 from actlake.extract.loading import ModelSource
-from actlake.schemas import InvalidInputError, ModelInfo, Text, TokenizerInfo
+from actlake.schemas import InvalidInputError, ModelInfo, Pool, Text, TokenizerInfo
 from tests.extract.tiny import CONFIGS, tiny_model
 
 pytestmark = pytest.mark.torch
@@ -55,8 +57,8 @@ def token_row(name, n_prompt, n_response, *, seed=0):
 ROWS = [token_row(f"t{i}", p, r) for i, (p, r) in enumerate([(3, 4), (9, 2), (2, 12), (5, 5)])]
 
 
-def run(model, rows, *, layers=range(4), sites=("resid_post",)):
-    engine = TransformersEngine(loaded(model), sites=sites, layers=tuple(layers), pools=POOLS)
+def run(model, rows, *, layers=range(4), sites=("resid_post",), pools=POOLS):
+    engine = TransformersEngine(loaded(model), sites=sites, layers=tuple(layers), pools=pools)
     with engine.ready():
         return {k: v.numpy() for k, v in engine.forward(rows).items()}
 
@@ -84,6 +86,39 @@ def test_capture_is_the_hidden_state_that_transformers_reports(name):
             )
             norms = np.linalg.norm(after[~row.special], axis=1)
             np.testing.assert_allclose(seen["resid_post_norm"][0, layer], norms.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+def test_every_pool_is_what_its_name_says(name):
+    model = tiny_model(name)
+    pools = typing.get_args(Pool)
+    seen = run(model, ROWS, pools=pools)
+    assert set(seen) == {f"resid_post_{p}" for p in (*pools, "norm", "norm_with_bos")}
+    for i, row in enumerate(ROWS):
+        ids = torch.from_numpy(row.ids).long()[None]
+        with torch.inference_mode():
+            states = model(ids, output_hidden_states=True).hidden_states
+        for layer in range(3):
+            tokens = states[layer + 1][0].double().numpy()
+            prompt = np.arange(row.n_tokens) < row.n_prompt
+            bos = np.arange(row.n_tokens) == 0
+            expected = {
+                "mean_response": tokens[row.response].mean(axis=0),
+                "mean_prompt": tokens[prompt & ~bos].mean(axis=0),
+                "mean_prompt_with_bos": tokens[prompt].mean(axis=0),
+                "mean_all": tokens[~bos].mean(axis=0),
+                "mean_all_with_bos": tokens.mean(axis=0),
+                "first_response": tokens[row.n_prompt],
+                "last_response": tokens[-1],
+                "last_prompt": tokens[row.n_prompt - 1],
+                "max_abs": np.abs(tokens[~bos]).max(axis=0),
+                "norm": np.linalg.norm(tokens[~bos], axis=1).mean(),
+                "norm_with_bos": np.linalg.norm(tokens, axis=1).mean(),
+            }
+            scale = np.abs(tokens).max()
+            for pool, values in expected.items():
+                got = seen[f"resid_post_{pool}"][i, layer]
+                np.testing.assert_allclose(got, values, rtol=5e-5, atol=5e-5 * scale, err_msg=pool)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -195,8 +230,9 @@ def test_a_block_that_never_runs_is_an_error_and_not_zeros():
     mask = torch.ones(1, 3, dtype=torch.bool)
     at = torch.zeros(1, dtype=torch.long)
     with capture.attached():
-        capture.run(lambda **_inputs: None, {"input_ids": mask}, PoolMasks(mask, mask, at, at))
-        with pytest.raises(InvalidInputError, match="8 of 8 captures did not happen"):
+        masks = PoolMasks(mask, mask, mask, mask, dict.fromkeys(POOLS[1:], at))
+        capture.run(lambda **_inputs: None, {"input_ids": mask}, masks)
+        with pytest.raises(InvalidInputError, match="10 of 10 captures did not happen"):
             capture.take()
 
 
