@@ -41,8 +41,13 @@ class PoolMasks:
     def to(self, device: torch.device) -> PoolMasks:
         """Return the masks on a device: once per batch, not once per hook."""
         positions = {pool: at.to(device) for pool, at in self.positions.items()}
-        masks = (mask.to(device) for mask in (self.response, self.prompt, self.ordinary, self.bos))
-        return PoolMasks(*masks, positions)
+        return PoolMasks(
+            self.response.to(device),
+            self.prompt.to(device),
+            self.ordinary.to(device),
+            self.bos.to(device),
+            positions,
+        )
 
     def tokens(self, pool: str) -> torch.Tensor:
         """Return the mask (batch, token) that a pool of many tokens is taken over."""

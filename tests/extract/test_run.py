@@ -250,6 +250,7 @@ def test_bits16_and_no_codec_store_the_same_values(tmp_path, folder, dtype):
         "resid_post_last_prompt": f"{dtype}-bits",
         "resid_post_last_response": f"{dtype}-bits",
         "resid_post_norm": "float32",
+        "resid_post_norm_with_bos": "float32",
     }
     assert store.read_plan("small").rows_per_block < 24
     assert verify_run(store, "small").ok
