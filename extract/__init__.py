@@ -3,6 +3,8 @@
 from .batching import order_texts, pack_batches
 from .blocks import find_blocks, replace_hidden, unwrap_hidden
 from .capture import PooledCapture, PoolMasks
+from .checks import Check, check_model
+from .costs import estimate_run
 from .engine import Engine, TransformersEngine
 from .environment import extraction_environment
 from .loading import LoadedModel, ModelSource, load_model, resolve_source
@@ -10,8 +12,11 @@ from .pipeline import Progress, stream_blocks
 from .planning import PreparedRun, prepare_run
 from .rendering import TokenRow, chat_messages, render_prompt, render_texts
 from .run import ExtractResult, extract_run, plan_extraction
+from .torch_files import read_torch
+from .worker import Worker
 
 __all__ = [
+    "Check",
     "Engine",
     "ExtractResult",
     "LoadedModel",
@@ -22,7 +27,10 @@ __all__ = [
     "Progress",
     "TokenRow",
     "TransformersEngine",
+    "Worker",
     "chat_messages",
+    "check_model",
+    "estimate_run",
     "extract_run",
     "extraction_environment",
     "find_blocks",
@@ -31,6 +39,7 @@ __all__ = [
     "pack_batches",
     "plan_extraction",
     "prepare_run",
+    "read_torch",
     "render_prompt",
     "render_texts",
     "replace_hidden",

@@ -8,13 +8,14 @@ from typing import Protocol
 
 import torch
 
+from ..schemas import InvalidInputError
 from .blocks import find_blocks
 from .capture import PooledCapture, PoolMasks
 from .loading import LoadedModel
 from .rendering import TokenRow
 from .sites import check_sites
 
-__all__ = ["Engine", "TransformersEngine"]
+__all__ = ["Engine", "TransformersEngine", "pad_rows"]
 
 
 class Engine(Protocol):
@@ -36,6 +37,7 @@ class TransformersEngine:
         layers: Sequence[int],
         pools: Sequence[str],
     ) -> None:
+        self.n_halved = 0  # batches that ran in halves for want of memory
         self._network = loaded.backbone
         self._device = loaded.device
         self._pad_id = loaded.tokenizer.pad_token_id or 0
@@ -50,14 +52,40 @@ class TransformersEngine:
         with self._capture.attached():
             yield self
 
-    @torch.inference_mode()
     def forward(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
         """Return the arrays of one batch, on the model's device.
 
         Rows are padded on the right with explicit positions, so that a text has the same
-        positions alone and in any batch (ENGINES 10).
+        positions alone and in any batch (ENGINES 10). A batch that does not fit into the
+        device's memory is run in halves, and counted in ``n_halved``.
+
+        Raises
+        ------
+        InvalidInputError
+            If a single text does not fit.
         """
-        ids, attended, masks = _pad_rows(rows, pad_id=self._pad_id, bos_id=self._bos_id)
+        try:
+            return self._forward(rows)
+        except torch.OutOfMemoryError as err:
+            if len(rows) == 1:
+                (row,) = rows
+                msg = (
+                    f"text {row.text.id!r} with {row.n_tokens} tokens does not fit into the memory "
+                    f"of {self._device}: {str(err).splitlines()[0]}; leave it out, lower "
+                    "--max-tokens with --truncate, or take a smaller --dtype"
+                )
+                raise InvalidInputError(msg) from err
+        # Outside of the handler: the traceback would keep the failed pass's tensors alive.
+        self.n_halved += 1
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(rows) // 2
+        first, second = self.forward(rows[:half]), self.forward(rows[half:])
+        return {name: torch.cat([array, second[name]]) for name, array in first.items()}
+
+    @torch.inference_mode()
+    def _forward(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
+        ids, attended, masks = pad_rows(rows, pad_id=self._pad_id, bos_id=self._bos_id)
         positions = torch.arange(ids.shape[1]).expand(len(rows), -1)
         inputs = {"input_ids": ids, "attention_mask": attended, "position_ids": positions}
         inputs = {name: value.to(self._device) for name, value in inputs.items()}
@@ -65,7 +93,7 @@ class TransformersEngine:
         return self._capture.take()
 
 
-def _pad_rows(
+def pad_rows(
     rows: Sequence[TokenRow], *, pad_id: int, bos_id: int | None
 ) -> tuple[torch.Tensor, torch.Tensor, PoolMasks]:
     """Return ids and attention mask (batch, token), padded on the right, and what pools read."""

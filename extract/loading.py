@@ -25,7 +25,7 @@ from ..schemas import (
 )
 from .blocks import find_blocks
 
-__all__ = ["LoadedModel", "ModelSource", "load_model", "resolve_source"]
+__all__ = ["LoadedModel", "ModelSource", "load_model", "pick_device", "resolve_source"]
 
 # What decides a model's outputs, so what a local folder's content digest covers.
 _DIGEST_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt"}
@@ -143,7 +143,7 @@ def load_model(
         If its files cannot be read, or it has no residual blocks that we can find.
     """
     source = resolve_source(model, revision=revision)
-    target = _pick_device(device)
+    target = pick_device(device)
     with _quiet_transformers(), _explained(source):
         kwargs: dict[str, Any] = {"revision": source.revision} if source.path is None else {}
         config = AutoConfig.from_pretrained(source.location, **kwargs)
@@ -191,7 +191,8 @@ def load_model(
     )
 
 
-def _pick_device(device: str) -> torch.device:
+def pick_device(device: str) -> torch.device:
+    """Return the device that ``auto`` or a name means; raise InvalidInputError for others."""
     if device == "auto":
         return torch.device(torch.accelerator.current_accelerator() or "cpu")
     try:

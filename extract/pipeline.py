@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..schemas import NumericalError
-from ..store import RunWriter
+from ..store import BlockClaimedError, RunWriter
 from .engine import Engine
 from .planning import PreparedRun
 from .rendering import TokenRow
@@ -91,17 +91,24 @@ def stream_blocks(
     writer: RunWriter,
     *,
     blocks: Sequence[int],
+    skips_claimed: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
-) -> None:
+) -> int:
     """Run ``blocks`` through the engine and commit each as soon as it is whole.
+
+    Each is claimed before its first forward pass; what somebody else committed meanwhile is
+    left out. Returns how many blocks were run.
 
     Raises
     ------
+    BlockClaimedError
+        If another living worker is at work on a block, unless ``skips_claimed``.
     NumericalError
         If an activation is NaN or infinite: the text and the layers are named.
     StorageError
         If the store fails; committed blocks stay.
     """
+    n_run = 0
     stop = threading.Event()
     failures: list[BaseException] = []
     batches = _Pipe(_QUEUE_BATCHES, stop)
@@ -134,6 +141,9 @@ def stream_blocks(
         thread.start()
     try:
         for block in blocks:
+            if not _claim(writer, block, skips=skips_claimed):
+                continue
+            n_run += 1
             for rows in prepared.batches(block):
                 chosen = [prepared.rows[i] for i in rows]
                 batches.put(_start_copy(block, rows, engine.forward(chosen)))
@@ -149,6 +159,16 @@ def stream_blocks(
             thread.join()
     if failures:
         raise failures[0]
+    return n_run
+
+
+def _claim(writer: RunWriter, block: int, *, skips: bool) -> bool:
+    try:
+        return writer.claim_block(block)
+    except BlockClaimedError:
+        if not skips:
+            raise
+        return False
 
 
 def _start_copy(block: int, rows: list[int], arrays: dict[str, torch.Tensor]) -> _Batch:

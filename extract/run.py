@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
 
 from ..schemas import CaptureSpec, CorpusInfo, ExtractSpec, InvalidInputError, Seal, Text
-from ..store import Store
+from ..store import RunWriter, Store
 from .engine import TransformersEngine
 from .environment import extraction_environment
 from .loading import load_model
 from .pipeline import Progress, stream_blocks
 from .planning import PreparedRun, prepare_run
+from .worker import Worker
 
 __all__ = ["ExtractResult", "extract_run", "plan_extraction"]
 
 
 @dataclass(frozen=True)
 class ExtractResult:
-    """What an extraction did."""
+    """What an extraction did; ``seal`` is None while blocks of other workers are missing."""
 
     run: str
-    seal: Seal
+    seal: Seal | None
+    n_blocks: int
     n_blocks_run: int
-    n_blocks_kept: int
+    missing: tuple[int, ...] = ()
+
+    @property
+    def n_blocks_kept(self) -> int:
+        """Blocks that were committed, but not by this call."""
+        return self.n_blocks - self.n_blocks_run - len(self.missing)
 
 
 def plan_extraction(
@@ -63,6 +71,7 @@ def extract_run(
     revision: str | None = None,
     capture: CaptureSpec | None = None,
     extract: ExtractSpec | None = None,
+    worker: Worker | None = None,
     show_progress: bool | None = None,
 ) -> ExtractResult:
     """Run a model over a corpus once and store its pooled activations; resume if it was begun.
@@ -79,13 +88,18 @@ def extract_run(
         See :func:`~actlake.extract.load_model`.
     run
         Name of the run.
+    worker
+        Do only this worker's blocks, and seal only when those of all others are committed.
+        Where the storage honours create-only PUTs, blocks that another living worker has
+        claimed are left to it: the same worker may be started twice.
     show_progress
         None shows a bar on a terminal only.
 
     Raises
     ------
     AlreadyExistsError
-        If the store holds another plan under this run.
+        If the store holds another plan under this run, or (BlockClaimedError) another living
+        process is at work on one of the blocks.
     NumericalError
         If an activation is not finite.
     StorageError
@@ -108,7 +122,10 @@ def extract_run(
         environment=extraction_environment(),
         token_data=prepared.token_data,
     )
-    pending = writer.pending_blocks()
+    share = worker or Worker()
+    pending = share.blocks(writer.pending_blocks())
+    skips_claimed = worker is not None and store.info.create_only
+    n_run = 0
     if pending:
         loaded = load_model(
             model,
@@ -127,10 +144,29 @@ def extract_run(
         engine = TransformersEngine(
             loaded, sites=capture.sites, layers=prepared.plan.layers, pools=capture.pools
         )
-        with engine.ready(), _ProgressBar(prepared, pending, show=show_progress) as report:
-            stream_blocks(prepared, engine, writer, blocks=pending, on_progress=report)
-    seal = writer.seal()
-    return ExtractResult(run, seal, len(pending), prepared.plan.n_blocks - len(pending))
+        with (
+            engine.ready(),
+            closing(writer),
+            _ProgressBar(prepared, pending, show=show_progress) as report,
+        ):
+            n_run = stream_blocks(
+                prepared,
+                engine,
+                writer,
+                blocks=pending,
+                skips_claimed=skips_claimed,
+                on_progress=report,
+            )
+    return _finish(writer, n_run=n_run, may_wait=worker is not None)
+
+
+def _finish(writer: RunWriter, *, n_run: int, may_wait: bool) -> ExtractResult:
+    """Seal the run, or say which blocks other workers have still to commit."""
+    plan = writer.plan
+    # Listed after this worker's last commit: of all workers, at least the last sees no gap.
+    missing = tuple(writer.pending_blocks()) if may_wait else ()
+    seal = None if missing else writer.seal()
+    return ExtractResult(plan.run, seal, plan.n_blocks, n_run, missing)
 
 
 class _ProgressBar:

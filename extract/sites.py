@@ -12,7 +12,7 @@ from torch import nn
 from ..schemas import InvalidInputError
 from .blocks import unwrap_hidden
 
-__all__ = ["Tap", "check_sites", "find_taps", "tapped"]
+__all__ = ["Tap", "check_sites", "find_taps", "proven_sites", "tapped"]
 
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention")
 _MLP = ("mlp", "block_sparse_moe", "feed_forward", "ffn")
@@ -95,7 +95,6 @@ def tapped(
             handle.remove()
 
 
-@torch.inference_mode()
 def check_sites(network: nn.Module, blocks: Sequence[nn.Module], *, sites: Sequence[str]) -> None:
     """Raise InvalidInputError where a site of ``sites`` is not there in every block.
 
@@ -106,18 +105,24 @@ def check_sites(network: nn.Module, blocks: Sequence[nn.Module], *, sites: Seque
     """
     if set(sites) <= {"resid_pre", "resid_post"}:
         return
+    there = proven_sites(network, blocks)
+    missing = [site for site in sites if site not in there]
+    if missing:
+        msg = (
+            f"{type(network).__name__} has no site {', '.join(missing)}; it has {', '.join(there)}"
+        )
+        raise InvalidInputError(msg)
+
+
+@torch.inference_mode()
+def proven_sites(network: nn.Module, blocks: Sequence[nn.Module]) -> list[str]:
+    """Return the sites that hold in every block what they should, in the order of the stream."""
     device = next(network.parameters()).device
     with tapped(blocks) as seen:
         network(input_ids=torch.arange(1, 6, device=device)[None], use_cache=False)
     there = set.intersection(*(_proven(values) for values in seen))
-    missing = [site for site in sites if site not in there]
-    if missing:
-        order = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
-        msg = (
-            f"{type(network).__name__} has no site {', '.join(missing)}; it has "
-            f"{', '.join(s for s in order if s in there)}"
-        )
-        raise InvalidInputError(msg)
+    order = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+    return [site for site in order if site in there]
 
 
 def _proven(seen: Mapping[str, torch.Tensor]) -> set[str]:

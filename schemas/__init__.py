@@ -3,6 +3,7 @@
 from .base import Record, canonical_json, digest_json, near_names
 from .capture import CaptureSpec, Dtype, Pool, Rendering, Site, array_name, norm_name
 from .catalog import Catalog, CatalogRun
+from .claim import BlockClaim, BlockDecision
 from .errors import (
     ActlakeError,
     AlreadyExistsError,
@@ -11,6 +12,7 @@ from .errors import (
     InvalidInputError,
     MissingDependencyError,
     NotFoundError,
+    NotPulledError,
     NumericalError,
     StorageError,
 )
@@ -43,6 +45,7 @@ from .study import (
     StudyModel,
 )
 from .text import Arm, ArmNames, CorpusInfo, Pair, Split, Text, TextId, texts_digest
+from .transfer import Pulled, PulledPart
 
 __all__ = [
     "RECORDS",
@@ -52,7 +55,9 @@ __all__ = [
     "ArmNames",
     "ArraySpec",
     "BagOfWordsSpec",
+    "BlockClaim",
     "BlockCommit",
+    "BlockDecision",
     "CaptureSpec",
     "Catalog",
     "CatalogRun",
@@ -67,6 +72,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelInfo",
     "NotFoundError",
+    "NotPulledError",
     "NumericalError",
     "ObjectInfo",
     "Pair",
@@ -74,6 +80,8 @@ __all__ = [
     "Pool",
     "ProbeMethod",
     "ProbeSpec",
+    "Pulled",
+    "PulledPart",
     "RandomSpec",
     "Record",
     "Rendering",

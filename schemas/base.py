@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import InvalidInputError
+from .strict_json import load_json
 
 __all__ = ["Record", "canonical_json", "digest_json", "near_names"]
 
@@ -30,6 +31,24 @@ def digest_json(value: object) -> str:
     return "sha256:" + hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+_MARK = b'"digest": "sha256:'
+_HEX = 64
+_SHOWN_ERRORS = 20
+
+
+def _zeroed_digest(data: bytes) -> tuple[str, str]:
+    """Return (digest in the text, digest of the text with zeros in its place).
+
+    The last key of a digested record is its digest; the 64 hex digits count as zeros.
+    """
+    start = data.rfind(_MARK) + len(_MARK)
+    if start < len(_MARK):
+        return "", "none"
+    stored = data[start : start + _HEX]
+    blank = data[:start] + b"0" * len(stored) + data[start + len(stored) :]
+    return stored.decode("ascii", "replace"), hashlib.sha256(blank).hexdigest()
+
+
 def near_names(name: str, known: list[str]) -> str:
     """Return `` (did you mean 'x'?)``, or an empty string where nothing is near."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -40,7 +59,9 @@ class Record(BaseModel):
     """A typed, frozen record that knows the name and version of its encoding.
 
     On disk every record is a JSON object whose first two keys are ``encoding-type`` and
-    ``encoding-version``; :meth:`to_dict` writes them and :meth:`parse` checks them.
+    ``encoding-version``; :meth:`to_dict` writes them and :meth:`parse` checks them. The text of
+    a ``digested`` record ends with a ``digest`` over its own bytes, which is no field of it:
+    :meth:`to_json` writes it and :meth:`parse_stored` checks it.
     """
 
     model_config = ConfigDict(
@@ -49,6 +70,7 @@ class Record(BaseModel):
 
     encoding_type: ClassVar[str] = ""
     encoding_version: ClassVar[str] = "1"
+    digested: ClassVar[bool] = False  # where no other record of the store holds its hash
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values, with its encoding header first."""
@@ -58,7 +80,16 @@ class Record(BaseModel):
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return the record as JSON text that ends with a newline."""
-        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+        values = self.to_dict()
+        if self.digested:
+            values["digest"] = "sha256:" + "0" * _HEX
+        text = json.dumps(values, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+        if not self.digested:
+            return text
+        body, mark, tail = text.rpartition(_MARK.decode())
+        # A lone surrogate has no bytes: what is stored never holds one, see load_json.
+        _, digest = _zeroed_digest(text.encode("utf-8", "surrogatepass"))
+        return body + mark + digest + tail[_HEX:]
 
     def fingerprint(self) -> str:
         """Return ``sha256:<hex>`` over the record's canonical JSON."""
@@ -86,6 +117,8 @@ class Record(BaseModel):
             msg = f"{prefix}expected a JSON object for {cls.__name__}, got {type(data).__name__}"
             raise InvalidInputError(msg)
         values = dict(data)
+        if cls.digested:
+            values.pop("digest", None)
         got_type = values.pop("encoding-type", cls.encoding_type)
         got_version = values.pop("encoding-version", cls.encoding_version)
         if got_type != cls.encoding_type:
@@ -113,11 +146,36 @@ class Record(BaseModel):
         return cls.parse(data, where=where)
 
     @classmethod
+    def parse_stored(cls, data: bytes, *, where: str = "") -> Self:
+        """Return a record from the bytes of a store, which anybody may have written.
+
+        Raises
+        ------
+        InvalidInputError
+            If the JSON has more than one meaning or no bound (see :func:`load_json`), the
+            header is missing, a digested record does not hash to its digest, or as
+            :meth:`parse`.
+        """
+        prefix = f"{where}: " if where else ""
+        values = load_json(data, where=where)
+        if isinstance(values, dict) and "encoding-version" in values:
+            stored, digest = _zeroed_digest(data) if cls.digested else ("", "")
+            same_type = values.get("encoding-type") == cls.encoding_type
+            same_version = values["encoding-version"] == cls.encoding_version
+            if same_type and same_version and stored != digest:
+                msg = f"{prefix}its bytes do not hash to its digest, so it was changed"
+                raise InvalidInputError(msg)
+        elif isinstance(values, dict):
+            msg = f"{prefix}no encoding-version, expected {cls.encoding_type!r} version 1"
+            raise InvalidInputError(msg)
+        return cls.parse(values, where=where)
+
+    @classmethod
     def _explain(cls, err: ValidationError) -> str:
         """Return one line that names every wrong key, what it got and what was expected."""
         parts = []
-        for item in err.errors(include_url=False):
-            path = ".".join(str(p) for p in item["loc"])
+        for item in err.errors(include_url=False)[:_SHOWN_ERRORS]:
+            path = ".".join(_printable(p) for p in item["loc"])
             if item["type"] == "extra_forbidden":
                 *parents, last = item["loc"]
                 known = cls._known_keys(parents)
@@ -131,7 +189,8 @@ class Record(BaseModel):
                     shown = shown[:57] + "..."
                 got = f" (got {shown})" if path else ""
                 parts.append(f"{path + ': ' if path else ''}{reason}{got}")
-        return "; ".join(parts)
+        n_more = err.error_count() - _SHOWN_ERRORS
+        return "; ".join(parts) + (f"; and {n_more} more" if n_more > 0 else "")
 
     @classmethod
     def _known_keys(cls, parents: list[int | str]) -> list[str]:
@@ -145,6 +204,12 @@ class Record(BaseModel):
                 return list(getattr(model, "model_fields", {}))
             model = _record_in(field.annotation) or model
         return list(model.model_fields)
+
+
+def _printable(part: int | str) -> str:
+    """Return a key of someone else's file as it can be shown on a terminal."""
+    text = str(part)
+    return (text if text.isprintable() else repr(text))[:80]
 
 
 def _record_in(annotation: object) -> type[BaseModel] | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from .base import Record
 from .run import Digest, RunId
@@ -33,6 +33,7 @@ class Catalog(Record):
     """catalog.json: rebuilt at every seal, so that plain HTTP hosts can be browsed."""
 
     encoding_type: ClassVar[str] = "actlake-catalog"
+    digested: ClassVar[bool] = True
 
-    runs: tuple[CatalogRun, ...] = ()
-    corpora: tuple[str, ...] = ()
+    runs: Annotated[tuple[CatalogRun, ...], FailFast()] = ()
+    corpora: Annotated[tuple[str, ...], FailFast()] = ()

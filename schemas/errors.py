@@ -16,6 +16,7 @@ __all__ = [
     "InvalidInputError",
     "MissingDependencyError",
     "NotFoundError",
+    "NotPulledError",
     "NumericalError",
     "StorageError",
 ]
@@ -51,6 +52,12 @@ class IncompleteError(ActlakeError):
     """A run has rows that are not committed yet: resume it, or ask for a partial view."""
 
     code = "AL400"
+
+
+class NotPulledError(IncompleteError):
+    """A partial copy lacks what was asked for: pull it, or ask for what is there."""
+
+    code = "AL410"
 
 
 class CorruptError(ActlakeError):

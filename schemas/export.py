@@ -7,16 +7,18 @@ from typing import Any
 from .base import Record
 from .capture import CaptureSpec
 from .catalog import Catalog
+from .claim import BlockClaim, BlockDecision
 from .result import Direction, ResultRow, SteeringRow
 from .run import BlockCommit, RunManifest, RunPlan, Seal, StoreInfo
 from .study import StudyFile
 from .text import CorpusInfo, Pair, Text
+from .transfer import Pulled
 
 __all__ = ["RECORDS", "json_schema", "json_schemas"]
 
 RECORDS: tuple[type[Record], ...] = (
     Text, Pair, CorpusInfo, CaptureSpec, StoreInfo, Catalog, RunPlan, RunManifest, BlockCommit,
-    Seal, ResultRow, SteeringRow, Direction, StudyFile,
+    BlockClaim, BlockDecision, Seal, Pulled, ResultRow, SteeringRow, Direction, StudyFile,
 )  # fmt: skip
 
 
@@ -29,6 +31,8 @@ def json_schema(record: type[Record]) -> dict[str, Any]:
     }
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["properties"] = {**head, **schema["properties"]}
+    if record.digested:
+        schema["properties"]["digest"] = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
     return schema
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import FailFast, Field, StringConstraints, model_validator
 
 from .base import Record
 from .capture import CaptureSpec
@@ -49,9 +49,9 @@ class ModelInfo(Record):
 
 
 class TokenizerInfo(Record):
-    """Which tokenizer turned texts into ids."""
+    """Which tokenizer turned texts into ids; None where imported activations do not say."""
 
-    digest: Digest
+    digest: Digest | None
     chat_template_digest: Digest | None = None
     vocab_size: int
     bos_token_id: int | None = None
@@ -77,8 +77,8 @@ class ArraySpec(Record):
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=80)]
-    dims: tuple[Literal["text", "layer", "hidden"], ...]
-    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    dims: Annotated[tuple[Literal["text", "layer", "hidden"], ...], Field(max_length=3)]
+    shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=3)]
     dtype: Literal["float32", "bfloat16-bits", "float16-bits"] = "float32"
     attrs: dict[str, Any] = Field(default_factory=dict)
 
@@ -107,13 +107,13 @@ class RunPlan(Record):
     model: ModelInfo
     tokenizer: TokenizerInfo
     capture: CaptureSpec
-    layers: tuple[int, ...]
+    layers: Annotated[tuple[int, ...], FailFast()]
     n_texts: int = Field(ge=1)
-    n_tokens: int = Field(ge=1)
+    n_tokens: int = Field(ge=0)  # 0: not known, as of imported activations
     rows_digest: Digest  # over the text ids and token ids in row order
     rows_per_block: int = Field(ge=1)
     batch_tokens: int = Field(ge=1)
-    arrays: tuple[ArraySpec, ...]
+    arrays: Annotated[tuple[ArraySpec, ...], FailFast()]
     codec: Literal["blosc-zstd-1-shuffle+crc32c", "crc32c"] = "blosc-zstd-1-shuffle+crc32c"
     seed: int = 0
 
@@ -132,6 +132,7 @@ class RunManifest(Record):
     """run.json: the plan's identity with who wrote it, when and on what."""
 
     encoding_type: ClassVar[str] = "actlake-run"
+    digested: ClassVar[bool] = True
 
     run: RunId
     plan_id: Digest
@@ -160,12 +161,13 @@ class BlockCommit(Record):
     """commits/<block>.json: created once, after all objects of the block were stored."""
 
     encoding_type: ClassVar[str] = "actlake-commit"
+    digested: ClassVar[bool] = True
 
     plan_id: Digest
     block: int = Field(ge=0)
     row_start: int = Field(ge=0)
     row_stop: int = Field(ge=1)
-    objects: tuple[ObjectInfo, ...]
+    objects: Annotated[tuple[ObjectInfo, ...], FailFast()]
     writer: str
     committed_at: str
     environment: EnvironmentInfo
@@ -180,12 +182,13 @@ class Seal(Record):
     """
 
     encoding_type: ClassVar[str] = "actlake-seal"
+    digested: ClassVar[bool] = True
 
     plan_id: Digest
     n_blocks: int
     n_objects: int
     n_bytes: int
-    objects: tuple[ObjectInfo, ...]
+    objects: Annotated[tuple[ObjectInfo, ...], FailFast()]
     commits_digest: Digest
     data_digest: Digest
     tree_digest: Digest
@@ -196,6 +199,7 @@ class StoreInfo(Record):
     """store.json: the first object of a store."""
 
     encoding_type: ClassVar[str] = "actlake-store"
+    digested: ClassVar[bool] = True
 
     created_at: str
     created_by: str

@@ -115,9 +115,13 @@ class Pair(Record):
 
 
 class CorpusInfo(Record):
-    """What a corpus is: written beside its texts in a store."""
+    """What a corpus is: written beside its texts in a store.
+
+    ``file_digest`` is the hash of ``texts.parquet``, filled in where the corpus is stored.
+    """
 
     encoding_type: ClassVar[str] = "actlake-corpus"
+    digested: ClassVar[bool] = True
 
     id: TextId
     title: str = ""
@@ -128,6 +132,7 @@ class CorpusInfo(Record):
     texts_digest: str
     licence: str = "unknown"
     provenance: str = ""
+    file_digest: str | None = None
 
 
 def texts_digest(texts: Sequence[Text]) -> str:

@@ -9,40 +9,70 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .aligned import open_runs
+    from .block_claims import BlockClaimedError
+    from .card import write_card
     from .catalog import read_catalog
     from .environment import describe_environment
+    from .importing import PreparedImport, import_run, prepare_import
     from .layout import rows_per_block
     from .reader import open_run
+    from .repair import RepairPlan, apply_repair, plan_repair
     from .store import Store, create_store, open_store
+    from .transfer import Transfer, pull, push
     from .verification import Fault, VerifyReport, verify_run
     from .writer import RunWriter
 
 __all__ = [
+    "BlockClaimedError",
     "Fault",
+    "PreparedImport",
+    "RepairPlan",
     "RunWriter",
     "Store",
+    "Transfer",
     "VerifyReport",
+    "apply_repair",
     "create_store",
     "describe_environment",
+    "import_run",
     "open_run",
+    "open_runs",
     "open_store",
+    "plan_repair",
+    "prepare_import",
+    "pull",
+    "push",
     "read_catalog",
     "rows_per_block",
     "verify_run",
+    "write_card",
 ]
 
 _MODULES = {
+    "BlockClaimedError": "block_claims",
     "Fault": "verification",
+    "PreparedImport": "importing",
+    "RepairPlan": "repair",
     "RunWriter": "writer",
     "Store": "store",
+    "Transfer": "transfer",
     "VerifyReport": "verification",
+    "apply_repair": "repair",
     "create_store": "store",
     "describe_environment": "environment",
+    "import_run": "importing",
     "open_run": "reader",
+    "open_runs": "aligned",
     "open_store": "store",
+    "plan_repair": "repair",
+    "prepare_import": "importing",
+    "pull": "transfer",
+    "push": "transfer",
     "read_catalog": "catalog",
     "rows_per_block": "layout",
     "verify_run": "verification",
+    "write_card": "card",
 }
 
 

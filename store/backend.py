@@ -9,13 +9,17 @@ from typing import Protocol
 from ..schemas import CorruptError, InvalidInputError, StorageError
 from .location import Location
 
-__all__ = ["FULL", "Backend", "NoSpaceError", "bounded", "check_key"]
+__all__ = ["FULL", "Backend", "NoSpaceError", "TransientError", "bounded", "check_key"]
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class NoSpaceError(StorageError):
     """The storage is full (or a quota or a file size limit is reached)."""
+
+
+class TransientError(StorageError):
+    """A failure that may pass: a retry can succeed (``store.retry`` is where it is made)."""
 
 
 class Backend(Protocol):
@@ -40,7 +44,9 @@ class Backend(Protocol):
     def create(self, key: str, data: bytes) -> bool:
         """Store the object only if none is there; return whether this call stored it.
 
-        A server may ignore the condition: see ``Store.create_only``.
+        False can be the answer to a repetition of this very call, by an HTTP library below: who
+        must know reads the object back. A server may ignore the condition: see
+        ``StoreInfo.create_only``.
         """
         ...
 

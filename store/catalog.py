@@ -5,19 +5,21 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from ..schemas import RunManifest
+from ..schemas import CorruptError, RunManifest, Seal
 from ..schemas.catalog import Catalog, CatalogRun
 from .layout import CATALOG_KEY
 
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = ["read_catalog", "write_catalog"]
+__all__ = ["catalog_entry", "read_catalog", "write_catalog"]
+
+CATALOG_BYTES = 16 * 2**20  # about 30 000 runs
 
 
 def read_catalog(store: Store) -> Catalog:
     """Return the catalog as it was written at the last seal; empty where there is none."""
-    return store.read_record(Catalog, CATALOG_KEY) or Catalog()
+    return store.read_record(Catalog, CATALOG_KEY, max_bytes=CATALOG_BYTES) or Catalog()
 
 
 def write_catalog(store: Store) -> Catalog:
@@ -28,9 +30,17 @@ def write_catalog(store: Store) -> Catalog:
         runs=tuple(entry for entry in entries if entry is not None),
         corpora=tuple(store.corpus_ids()),
     )
-    if catalog != read_catalog(store):
+    if catalog != _readable(store):
         store.backend.put(CATALOG_KEY, catalog.to_json().encode())
     return catalog
+
+
+def _readable(store: Store) -> Catalog | None:
+    """Return the catalog that is there; one that is damaged is none, and is rebuilt."""
+    try:
+        return read_catalog(store)
+    except CorruptError:
+        return None
 
 
 def _entry(store: Store, run: str) -> CatalogRun | None:
@@ -38,8 +48,13 @@ def _entry(store: Store, run: str) -> CatalogRun | None:
     manifest = store.read_record(RunManifest, store.keys(run).manifest)
     if seal is None or manifest is None:
         return None
+    return catalog_entry(manifest, seal)
+
+
+def catalog_entry(manifest: RunManifest, seal: Seal) -> CatalogRun:
+    """Return what the catalog shows of a sealed run."""
     return CatalogRun(
-        run=run,
+        run=manifest.run,
         model=manifest.model.name,
         corpus=manifest.corpus,
         n_texts=manifest.n_texts,

@@ -81,14 +81,15 @@ def encode_chunk(array: np.ndarray[Any, Any], *, codec: str = BLOSC) -> bytes:
         ``BLOSC``, or ``PLAIN`` for the bytes as they are, then their crc32c.
     """
     if _is_text(array):
-        plain: bytes | np.ndarray[Any, Any] = _encode_text([str(v) for v in array.ravel()])
+        plain: Any = _encode_text([str(v) for v in array.ravel()])
         size = 1
     else:
         size = array.dtype.itemsize
         little = array.dtype.newbyteorder("<")
-        plain = np.ascontiguousarray(array, dtype=little).view(np.uint8).reshape(-1)
-    packed = bytes(plain if codec == PLAIN else _blosc(size).encode(plain))
-    return packed + struct.pack("<I", google_crc32c.value(packed))
+        plain = np.ascontiguousarray(array, dtype=little).reshape(-1).view(np.uint8)
+    packed = plain if codec == PLAIN else _blosc(size).encode(plain)
+    # Joined, not added: a chunk has megabytes, and each copy of it shows.
+    return b"".join([packed, struct.pack("<I", google_crc32c.value(packed))])
 
 
 def decode_chunk(

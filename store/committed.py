@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import math
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from zarr.abc.store import (
     ByteRequest,
     OffsetByteRequest,
@@ -16,12 +21,18 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from ..schemas import CorruptError
 from .backend import Backend
-from .codec import BLOSC, crc_matches, decoded_size
+from .chunks import check_strings, chunk_fault, unpack_chunk
+from .codec import BLOSC, PLAIN, decoded_size
+from .partial import LeftOut
 
 if TYPE_CHECKING:
     from typing import Never
 
 __all__ = ["CommittedStore"]
+
+# Coordinates are read when a run is opened: what they decode to is bounded by what they weigh.
+COORDINATE_BYTES = 256 * 2**20
+MOST_SHRUNK = 512
 
 
 class CommittedStore(Store):
@@ -30,6 +41,9 @@ class CommittedStore(Store):
     Zarr reads a missing chunk as the fill value, silently. Here a chunk that was committed and
     is missing, short or damaged raises CorruptError with its key, and a chunk that was not
     committed reads as absent even where its object lies in the storage already.
+
+    Chunks are checked and decoded here, so that no decoder of Zarr meets bytes that anybody may
+    have written: Zarr sees arrays without compression.
 
     Parameters
     ----------
@@ -43,10 +57,10 @@ class CommittedStore(Store):
         The size in bytes of every committed object by key, None where only the object knows.
     decoded_limits
         The most bytes that a chunk of each array may decode to, by array name.
-    codecs
-        The plan's codec by array name; ``BLOSC`` where none is given.
     identity
         What tells this view from any other (plan, commits), for Dask's names.
+    left_out
+        What a partial copy lacks.
     """
 
     def __init__(
@@ -57,17 +71,29 @@ class CommittedStore(Store):
         metadata: Mapping[str, bytes],
         sizes: Mapping[str, int | None],
         decoded_limits: Mapping[str, int],
-        codecs: Mapping[str, str],
         identity: str,
+        left_out: LeftOut | None = None,
     ) -> None:
         super().__init__(read_only=True)
         self._backend = backend
         self._folder = folder
-        self._metadata = dict(metadata)
         self._sizes = dict(sizes)
         self._limits = dict(decoded_limits)
-        self._codecs = dict(codecs)
+        self._forms: dict[str, _Form] = {}
+        self._coordinates: dict[str, tuple[int, int]] = {}
+        self._metadata = {key: self._decoded_form(key, data) for key, data in metadata.items()}
         self._identity = identity
+        self._left_out = left_out
+
+    def _decoded_form(self, key: str, data: bytes) -> bytes:
+        """Return a metadata document that describes the arrays as they leave this view."""
+        document = json.loads(data)
+        inline = document.get("consolidated_metadata", {}).get("metadata", {})
+        for name, array in inline.items() or [(key.rpartition("/")[0], document)]:
+            if array.get("node_type") == "array":
+                self._forms[name] = _form(array)
+                array["codecs"] = array["codecs"][:1]
+        return json.dumps(document).encode()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CommittedStore) and self._identity == other._identity
@@ -89,32 +115,59 @@ class CommittedStore(Store):
         if data is None:
             if key not in self._sizes:
                 return None
+            if self._left_out is not None:
+                self._left_out.refuse(key)
             data = await self._get_chunk(key)
         return prototype.buffer.from_bytes(_cut(data, byte_range))
 
     async def _get_chunk(self, key: str) -> bytes:
+        """Return a committed chunk, checked and decoded; raise CorruptError where it is not it."""
         size = self._sizes[key]
-        array = key.partition("/")[0]
-        limit = self._limits[array]
+        name = key.partition("/")[0]
+        form, limit = self._forms[name], self._limits[name]
         most = 2 * limit + 4096 if size is None else size
+        if most > 2 * limit + 4096:
+            raise self._damaged(key, f"was committed with {size} bytes for at most {limit}")
         data = await self._backend.get_async(f"{self._folder}/{key}", max_bytes=most)
-        wrong = None
         if data is None:
-            wrong = "is missing"
-        elif size is not None and len(data) != size:
-            wrong = f"has {len(data)} bytes, expected {size}"
-        elif not crc_matches(data):
-            wrong = "does not match its checksum"
-        elif (decoded := decoded_size(data, codec=self._codecs.get(array, BLOSC))) > limit:
-            wrong = f"would decode to {decoded} bytes, expected at most {limit}"
-        if data is None or wrong:
-            url = self._backend.location.url
-            msg = (
-                f"{self._folder}/{key} in {url} {wrong}; it was committed, so the store is "
-                "damaged: verify the run and fetch or extract it again"
+            raise self._damaged(key, "is missing")
+        if size is not None and len(data) != size:
+            raise self._damaged(key, f"has {len(data)} bytes, expected {size}")
+        wrong = chunk_fault(
+            data,
+            codec=form.codec,
+            item_size=form.item_size,
+            n_bytes=limit,
+            exactly=not form.is_text,
+        )
+        if wrong is None and form.is_coordinate:
+            wrong = self._count(
+                key, n_stored=len(data), n_decoded=decoded_size(data, codec=form.codec)
             )
-            raise CorruptError(msg)
-        return data
+        if wrong:
+            raise self._damaged(key, wrong)
+        try:
+            plain = await asyncio.to_thread(unpack_chunk, data, codec=form.codec)
+            if form.is_text:
+                check_strings(plain, n_values=form.n_values)
+        except CorruptError as err:
+            raise self._damaged(key, str(err)) from err
+        return plain
+
+    def _count(self, key: str, *, n_stored: int, n_decoded: int) -> str | None:
+        """Return what is wrong where the coordinates, all in memory, are a decompression bomb."""
+        self._coordinates[key] = (n_stored, n_decoded)
+        stored, decoded = (sum(column) for column in zip(*self._coordinates.values(), strict=True))
+        if decoded <= COORDINATE_BYTES + MOST_SHRUNK * stored:
+            return None
+        return f"and the other coordinates would decode from {stored} to {decoded} bytes"
+
+    def _damaged(self, key: str, wrong: str) -> CorruptError:
+        url = self._backend.location.url
+        return CorruptError(
+            f"{self._folder}/{key} in {url} {wrong}; it was committed, so the store is "
+            "damaged: verify the run and fetch or extract it again"
+        )
 
     async def get_partial_values(
         self,
@@ -172,6 +225,28 @@ class CommittedStore(Store):
         async for key in self.list():
             if key.startswith(folder):
                 yield key.removeprefix(folder).partition("/")[0]
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How the chunks of an array are stored."""
+
+    codec: str
+    item_size: int
+    n_values: int
+    is_text: bool
+    is_coordinate: bool  # read into memory when the run is opened
+
+
+def _form(array: Mapping[str, Any]) -> _Form:
+    is_text = array["data_type"] == "string"
+    return _Form(
+        codec=BLOSC if any(codec["name"] == "blosc" for codec in array["codecs"]) else PLAIN,
+        item_size=1 if is_text else np.dtype(array["data_type"]).itemsize,
+        n_values=math.prod(array["chunk_grid"]["configuration"]["chunk_shape"]),
+        is_text=is_text,
+        is_coordinate=array["dimension_names"] in (["text"], ["layer"]),
+    )
 
 
 def _cut(data: bytes, part: ByteRequest | None) -> bytes:

@@ -86,6 +86,24 @@ class RunKeys:
         """Return the key of the commit record of ``block``."""
         return f"{self.commits}/{block}.json"
 
+    @property
+    def claims(self) -> str:
+        """The folder of the claims: who is at work; of no meaning to readers."""
+        return f"{self.folder}/claims"
+
+    def claim(self, block: int, generation: int) -> str:
+        """Return the key of a claim; each later generation took over from the one before."""
+        return f"{self.claims}/{block}.{generation}.json"
+
+    def decision(self, block: int) -> str:
+        """Return the key of the record that says whose bytes of ``block`` were chosen."""
+        return f"{self.folder}/decisions/{block}.json"
+
+    @property
+    def staged(self) -> str:
+        """The folder of objects that wait for their place."""
+        return f"{self.folder}/staged"
+
     def object(self, key: str) -> str:
         """Return the key below the store of ``key`` below ``data.zarr``."""
         return f"{self.data}/{key}"

@@ -11,13 +11,16 @@ from typing import Any
 
 from ..schemas import InvalidInputError
 
-__all__ = ["Location", "parse_location", "redact_url"]
+__all__ = ["Location", "is_default_config", "parse_location", "redact_url"]
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://(.*)$", re.DOTALL)
 _SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-_PLAIN_OPTIONS = {"endpoint_url", "region_name", "config_kwargs", "use_ssl", "anon", "profile"}
+_PLAIN_OPTIONS = {
+    "anon", "client", "config_kwargs", "endpoint_url", "profile", "region_name", "use_ssl",
+}  # fmt: skip
 
-# connect_timeout x attempts bounds how long a dead endpoint is waited for (about 20 s).
+# connect_timeout x attempts at first contact bound how long a dead endpoint is waited for (about
+# 20 s). One attempt each: store.retry repeats, and knows that it did.
 # The checksum settings: S3-compatible servers answer ranged GETs without the checksums that
 # newer botocore expects (https://github.com/boto/boto3/issues/4392).
 _S3_CONFIG: dict[str, Any] = {
@@ -25,7 +28,7 @@ _S3_CONFIG: dict[str, Any] = {
     "response_checksum_validation": "when_required",
     "connect_timeout": 4,
     "read_timeout": 60,
-    "retries": {"mode": "standard", "total_max_attempts": 4},
+    "retries": {"mode": "standard", "total_max_attempts": 1},
     "max_pool_connections": 64,
 }
 
@@ -115,6 +118,11 @@ def parse_location(
     if scheme in {"http", "https"}:
         root = clean
     return Location(url=clean, scheme=scheme, root=root, options=options)
+
+
+def is_default_config(config: Mapping[str, Any] | None) -> bool:
+    """Return whether ``config_kwargs`` are what ``parse_location`` gives every S3 store."""
+    return not config or dict(config) == _S3_CONFIG
 
 
 def _secrets(options: Mapping[str, Any]) -> Iterator[str]:

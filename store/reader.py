@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +15,7 @@ from ..schemas import (
     BlockCommit,
     CorruptError,
     IncompleteError,
+    NotPulledError,
     RunPlan,
     Seal,
     digest_json,
@@ -26,12 +23,17 @@ from ..schemas import (
 from .bits import widen_bits
 from .commits import check_commit
 from .committed import CommittedStore
-from .layout import METADATA_NAME, RunKeys, text_limit, to_bytes
-from .metadata import METADATA_BYTES, check_array, coordinate_names, parse_document
+from .documents import Documents, chunk_limits, read_documents, static_chunk_keys
+from .layout import METADATA_NAME, RunKeys, block_keys, chunk_rows, to_bytes
+from .metadata import STATIC_KEY
+from .partial import LeftOut, coverage_of, read_pulled
 from .store import Store, open_store
 
 __all__ = ["open_run"]
 
+JOB_BYTES = 128 * 2**20
+CHARACTER_BYTES = 4
+FIXED_WIDTH_BYTES = 64 * 2**20
 READ_CONCURRENCY = 64  # 160 GETs at 60 ms latency: 0.22 s, with zarr's default of 10 1.0 s
 
 
@@ -50,6 +52,7 @@ def open_run(
     *,
     storage_options: Mapping[str, Any] | None = None,
     allow_partial: bool = False,
+    pulled_only: bool = False,
     chunks: Mapping[str, int] | str | int | None = {},  # xarray's own spelling
 ) -> xr.Dataset:
     """Return a run as a lazy dataset; activations are read when they are computed.
@@ -65,9 +68,13 @@ def open_run(
     allow_partial
         Open a run with missing rows too: they are NaN, and the coordinate ``committed``
         (dims (text,), bool) says which rows are there.
+    pulled_only
+        Of a partial copy (see ``pull``) show only the arrays, layers and rows that are here.
+        Otherwise it has its full shape, and reading what was left out raises NotPulledError.
     chunks
-        Dask chunks; ``{}`` is one task per stored object, so that layers are never mixed, None
-        reads without Dask.
+        Dask chunks; ``{}`` is one task per stored object, so that layers are never mixed;
+        ``"job"`` is several row-blocks of one layer per task, 64 to 128 MiB where the run is that
+        large: fewer tasks, whose objects are fetched at the same time; None reads without Dask.
 
     Returns
     -------
@@ -81,6 +88,9 @@ def open_run(
         If there is no such store or run.
     IncompleteError
         If rows are missing and ``allow_partial`` is not set.
+    NotPulledError
+        If ``pulled_only`` is set and nothing was pulled; otherwise when something that a partial
+        copy left out is read.
     CorruptError
         If what is stored contradicts the plan. An object that is found missing or damaged
         when it is read raises the same.
@@ -104,19 +114,29 @@ def open_run(
             "allow_partial=True to see the others"
         )
         raise IncompleteError(msg)
-    metadata = _read_metadata(store, plan, seal)
-    zarr_store = _committed_store(store, plan, metadata=metadata, view=view)
+    pulled = read_pulled(store, plan, plan_id)
+    metadata = read_documents(store, plan, seal, partial=pulled is not None)
+    left_out = None
+    if pulled is not None:
+        held = coverage_of(plan, pulled, where=store.url)
+        left_out = LeftOut(plan, held, where=store.url, source=pulled.source)
+    zarr_store = _committed_store(store, plan, metadata=metadata, view=view, left_out=left_out)
     if int(zarr.config.get("async.concurrency")) < READ_CONCURRENCY:
         zarr.config.set({"async.concurrency": READ_CONCURRENCY})
     dataset = xr.open_zarr(
         zarr_store,
-        chunks=chunks,  # type: ignore[arg-type]
+        chunks=None if chunks == "job" else chunks,  # type: ignore[arg-type]
         consolidated=True,
         zarr_format=3,
     )
-    dataset = widen_bits(_settle_coordinates(dataset))
+    dataset = _settle_coordinates(dataset)
+    if chunks == "job":
+        dataset = _chunk_for_jobs(dataset, plan, identity=view.digest)
+    dataset = widen_bits(dataset)
     if allow_partial:
         dataset = dataset.assign_coords(committed=("text", view.committed))
+    if left_out is not None and pulled_only:
+        dataset = _only_pulled(dataset, left_out)
     return dataset.assign_attrs(
         content_digest=seal.data_digest if seal else "unsealed", store_url=store.url
     )
@@ -127,6 +147,13 @@ def _sealed(store: Store, plan: RunPlan, seal: Seal, plan_id: str) -> _View:
         msg = f"the seal of run {plan.run!r} in {store.url} is not of its plan {plan_id}"
         raise CorruptError(msg)
     sizes: dict[str, int | None] = {info.key: info.n_bytes for info in seal.objects}
+    planned = {key for block in range(plan.n_blocks) for key in block_keys(plan, block)}
+    missing = sorted(planned - sizes.keys())
+    odd = [key for key in sizes if key not in planned and not STATIC_KEY.fullmatch(key)]
+    if missing or odd:  # what is missing Zarr would read as NaN
+        wrong = f"does not list {missing[0]}" if missing else f"lists {odd[0][:80]!r}"
+        msg = f"the seal of run {plan.run!r} in {store.url} {wrong}; verify the run"
+        raise CorruptError(msg)
     return _View(np.ones(plan.n_texts, dtype=bool), sizes, seal.tree_digest)
 
 
@@ -141,62 +168,14 @@ def _unsealed(store: Store, plan: RunPlan, plan_id: str) -> _View:
     return _View(committed, sizes, digest_json([plan_id, [c.fingerprint() for c in commits]]))
 
 
-def _read_metadata(store: Store, plan: RunPlan, seal: Seal | None) -> dict[str, dict[str, Any]]:
-    """Return the checked documents: the group's under "" and every array's by name.
-
-    A sealed run costs one GET, checked against the seal; of an unsealed one every array's own
-    document is read.
-    """
-    keys = RunKeys(plan.run)
-    root_key = keys.object(METADATA_NAME)
-    data = store.backend.get(root_key, max_bytes=METADATA_BYTES)
-    where = f"{root_key} in {store.url}"
-    if data is None:
-        msg = f"{where} is missing; run the extraction again to resume, or verify the store"
-        raise CorruptError(msg)
-    group = parse_document(data, where=where, node_type="group")
-    names = [*(spec.name for spec in plan.arrays), *coordinate_names(group)]
-    if seal is not None:
-        expected = next((o.sha256 for o in seal.objects if o.key == METADATA_NAME), None)
-        if hashlib.sha256(data).hexdigest() != expected:
-            msg = f"{where} is not what was sealed; verify the run and fetch it again"
-            raise CorruptError(msg)
-        inline = group.pop("consolidated_metadata", {}).get("metadata", {})
-        found = [json.dumps(inline.get(name)).encode() for name in names]
-    else:
-        group.pop("consolidated_metadata", None)
-
-        def read(name: str) -> bytes:
-            key = keys.object(f"{name}/{METADATA_NAME}")
-            return store.backend.get(key, max_bytes=METADATA_BYTES) or b"null"
-
-        with ThreadPoolExecutor(16) as pool:
-            found = list(pool.map(read, names))
-    documents = {"": group}
-    for name, part in zip(names, found, strict=True):
-        place = f"{keys.object(name)} in {store.url}"
-        documents[name] = parse_document(part, where=place, node_type="array")
-        check_array(documents[name], name=name, plan=plan, where=place)
-    return documents
-
-
 def _committed_store(
-    store: Store, plan: RunPlan, *, metadata: dict[str, dict[str, Any]], view: _View
+    store: Store, plan: RunPlan, *, metadata: Documents, view: _View, left_out: LeftOut | None
 ) -> CommittedStore:
     """Return the Zarr store of the checked metadata and the committed objects."""
     arrays = {name: document for name, document in metadata.items() if name}
     sizes = dict(view.sizes)
-    limits = {}
-    for name, document in arrays.items():
-        chunk = document["chunk_grid"]["configuration"]["chunk_shape"]
-        if document["data_type"] == "string":
-            limits[name] = text_limit(chunk[0]) + 4 * (chunk[0] + 1)  # with vlen-utf8's lengths
-        else:
-            limits[name] = math.prod(chunk) * np.dtype(document["data_type"]).itemsize
-        if name not in {spec.name for spec in plan.arrays}:
-            n_chunks = -(-document["shape"][0] // chunk[0])
-            for index in range(n_chunks):
-                sizes.setdefault(f"{name}/c/{index}", None)
+    for _, key in static_chunk_keys(plan, metadata):
+        sizes.setdefault(key, None)
     documents = {f"{name}/{METADATA_NAME}": to_bytes(d) for name, d in arrays.items()}
     consolidated = {"kind": "inline", "must_understand": False, "metadata": arrays}
     root = {**metadata[""], "consolidated_metadata": consolidated}
@@ -205,10 +184,61 @@ def _committed_store(
         folder=RunKeys(plan.run).data,
         metadata={METADATA_NAME: to_bytes(root), **documents},
         sizes={key: n for key, n in sizes.items() if not key.endswith(METADATA_NAME)},
-        decoded_limits=limits,
-        codecs={spec.name: plan.codec for spec in plan.arrays},
+        decoded_limits=chunk_limits(metadata),
         identity=f"{store.url} {plan.run} {view.digest}",
+        left_out=left_out,
     )
+
+
+def _chunk_for_jobs(dataset: xr.Dataset, plan: RunPlan, *, identity: str) -> xr.Dataset:
+    """Return the dataset with Dask chunks of several row-blocks of one layer."""
+    chunked = {}
+    for spec in plan.arrays:
+        array = dataset[spec.name]
+        n_rows = chunk_rows(plan)
+        row_bytes = array.dtype.itemsize * (
+            spec.shape[2] if len(spec.shape) == 3 else spec.shape[1]
+        )
+        most = max(1, JOB_BYTES // (n_rows * row_bytes))
+        n_tasks = -(-plan.n_blocks // most)
+        sizes = {"text": n_rows * -(-plan.n_blocks // n_tasks), **dict.fromkeys(spec.dims[1:], -1)}
+        if len(spec.shape) == 3:
+            sizes["layer"] = 1
+        chunked[spec.name] = array.chunk(sizes, token=f"{identity} {spec.name}")
+    rest = [name for name in dataset.data_vars if name not in chunked]
+    return dataset.assign(chunked).assign({name: dataset[name].chunk() for name in rest})
+
+
+def _only_pulled(dataset: xr.Dataset, left_out: LeftOut) -> xr.Dataset:
+    """Return the arrays, layers and rows of a partial copy that can all be read."""
+    plan = left_out.plan
+    inner = {spec.name for spec in plan.arrays if len(spec.shape) == 3}
+    there = {name: mask for name, mask in left_out.held.items() if mask.any()}
+    deep = [mask for name, mask in there.items() if name in inner]
+    layers = np.logical_and.reduce([mask.any(axis=1) for mask in deep])
+    parts = [mask[layers] if name in inner else mask for name, mask in there.items()]
+    blocks = np.logical_and.reduce([mask.all(axis=0) for mask in parts])
+    if not there or not np.any(blocks) or (deep and not np.any(layers)):
+        msg = (
+            f"run {plan.run!r} in {left_out.where}: no layer and block was pulled of all of "
+            f"{sorted(there) or 'its arrays'}; {left_out.hint()}"
+        )
+        raise NotPulledError(msg)
+    shown = dataset.drop_vars([name for name in left_out.held if name not in there])
+    if deep and not layers.all():
+        shown = shown.isel(layer=np.flatnonzero(layers))
+    if not blocks.all():
+        rows = np.flatnonzero(np.repeat(blocks, plan.rows_per_block)[: plan.n_texts])
+        shown = shown.isel(text=rows).drop_dims(["text_edge", "token"], errors="ignore")
+    return shown
+
+
+def _fixed_width(values: list[str]) -> np.ndarray[Any, Any]:
+    """Return text as numpy's own type, or as objects where one long text would widen them all."""
+    n_bytes = CHARACTER_BYTES * len(values) * max(map(len, values), default=0)
+    if n_bytes > max(FIXED_WIDTH_BYTES, 16 * sum(map(len, values))):
+        return np.array(values, dtype=object)
+    return np.array(values, dtype=str)
 
 
 def _settle_coordinates(dataset: xr.Dataset) -> xr.Dataset:
@@ -222,6 +252,6 @@ def _settle_coordinates(dataset: xr.Dataset) -> xr.Dataset:
             continue
         values = coord.values
         if values.dtype.kind in "OT":
-            values = np.array(values.tolist(), dtype=str)
+            values = _fixed_width(values.tolist())
         settled[name] = (coord.dims, values, coord.attrs)
     return dataset.assign_coords(settled)

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..schemas import StorageError
-from .backend import FULL, NoSpaceError, bounded, check_key
+from .backend import FULL, bounded, check_key
+from .failures import Failure, storage_error
 from .location import Location
 
 __all__ = ["FsspecBackend"]
 
-_EXISTS_CODES = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
-_CHECK = "check the endpoint, the credentials and the bucket name"
+_EXISTS_CODES = {"PreconditionFailed", "412"}
+# By name: they belong to botocore and aiohttp, which are only loaded where they are used.
+_TIMEOUTS = {"ConnectTimeoutError", "ReadTimeoutError", "ServerTimeoutError", "TimeoutException"}
+_CONNECTION_ERRORS = {
+    "ClientConnectionError",
+    "ClientPayloadError",  # a body that ended early
+    "ConnectError",
+    "ConnectionClosedError",
+    "EndpointConnectionError",
+    "HTTPClientError",
+    "IncompleteReadError",
+    "ResponseParserError",
+    "ResponseStreamingError",
+}
 
 
 class FsspecBackend:
@@ -24,6 +38,8 @@ class FsspecBackend:
     def __init__(self, location: Location) -> None:
         self.location = location
         self._opened: Any = None
+        self._pid = 0
+        self._inherited: Any = None  # of a parent process: closing it here would wait for ever
 
     def __reduce__(self) -> tuple[type[FsspecBackend], tuple[Location]]:
         # A Dask worker opens its own connections.
@@ -31,11 +47,16 @@ class FsspecBackend:
 
     @property
     def _fs(self) -> Any:  # fsspec is untyped  # noqa: ANN401
-        if self._opened is None:
+        if self._opened is None or self._pid != os.getpid():  # a connection is not forked
             import fsspec
 
             try:
-                self._opened = fsspec.filesystem(self.location.scheme, **self.location.options)
+                self._inherited = self._opened
+                options = {k: v for k, v in self.location.options.items() if k != "client"}
+                self._opened = fsspec.filesystem(self.location.scheme, **options)
+                self._pid = os.getpid()
+                if hasattr(self._opened, "retries"):
+                    self._opened.retries = 1  # store.retry repeats, and knows that it did
             except (ValueError, ImportError) as err:
                 msg = (
                     f"cannot open {self.location.url}: {self.location.scrub(str(err))}; "
@@ -53,7 +74,7 @@ class FsspecBackend:
         try:
             yield
         except _remote_errors() as err:
-            raise _explain(err, doing=doing, location=self.location) from err
+            raise storage_error(_failure(err), doing=doing, location=self.location) from err
 
     def get(
         self, key: str, *, max_bytes: int, timeout_seconds: float | None = None
@@ -185,6 +206,8 @@ def _remote_errors() -> tuple[type[BaseException], ...]:
         ("botocore.exceptions", "BotoCoreError"),
         ("botocore.exceptions", "ClientError"),
         ("aiohttp", "ClientError"),
+        ("httpx", "HTTPError"),  # of hf://
+        ("httpx2", "HTTPError"),
         ("gcsfs.retry", "HttpError"),
         ("azure.core.exceptions", "AzureError"),
     )
@@ -192,27 +215,33 @@ def _remote_errors() -> tuple[type[BaseException], ...]:
     return (OSError, TimeoutError, ValueError, *found)  # ValueError: a malformed endpoint
 
 
-def _explain(err: BaseException, *, doing: str, location: Location) -> StorageError:
-    """Return the StorageError that says what failed, where, and what to check."""
-    code = _error_code(err)
-    what = f"{doing} at {location.url} failed"
-    said = location.scrub(" ".join(str(err).split()))[:300]
-    if code == "NoSuchBucket":
-        return StorageError(f"{what}: the bucket does not exist; create it or {_CHECK}")
-    if isinstance(err, PermissionError) or code in {"403", "AccessDenied"}:
-        return StorageError(
-            f"{what}: the server refused the request ({said or code}); check the credentials "
-            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or storage_options), their rights on the "
-            "bucket and the bucket name"
-        )
-    name = type(err).__name__
-    if name == "NoCredentialsError":
-        return StorageError(
-            f"{what}: no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "or pass storage_options (anon=True for a public bucket)"
-        )
+def _failure(err: BaseException) -> Failure:
+    """Return what an exception of a file system says, in words that both S3 clients share."""
+    code, status = _error_code(err), _status(err)
+    said = str(err) or type(err).__name__
+    if isinstance(err, PermissionError):
+        return Failure("answer", said=said, code=code or "AccessDenied", status=status)
+    if type(err).__name__ == "NoCredentialsError":
+        return Failure("credentials", said=said)
     if isinstance(err, OSError) and err.errno in FULL:
-        return NoSpaceError(f"{what}: {said}; free some space and run the same command again")
-    if isinstance(err, TimeoutError):
-        return StorageError(f"{what}: no answer in time; {_CHECK}, and the network")
-    return StorageError(f"{what}: {said or name}; {_CHECK}")
+        return Failure("full", said=said)
+    if code or status:
+        return Failure("answer", said=said, code=code, status=status)
+    chain = {kind.__name__ for e in (err, err.__cause__) if e for kind in type(e).__mro__}
+    if isinstance(err, TimeoutError) or chain & _TIMEOUTS:
+        return Failure("timeout", said=said)
+    if isinstance(err, ConnectionError) or chain & _CONNECTION_ERRORS:
+        return Failure("connection", said=said)
+    return Failure("other", said=said)
+
+
+def _status(err: BaseException) -> int:
+    """Return the HTTP status behind an exception, or 0."""
+    for found in (err, err.__cause__):
+        response = getattr(found, "response", None)
+        if isinstance(response, dict):
+            return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        status = getattr(found, "status", None)  # aiohttp's ClientResponseError
+        if isinstance(status, int):
+            return status
+    return 0

@@ -18,6 +18,7 @@ from ..schemas import (
 from .catalog import write_catalog
 from .clock import now
 from .commits import check_commit, object_info
+from .deciding import sweep_run
 from .layout import METADATA_NAME
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def seal_run(
     elif seal.plan_id != plan_id:
         msg = f"the seal of run {plan.run!r} in {store.url} is of another plan: {seal.plan_id}"
         raise CorruptError(msg)
+    sweep_run(store, plan.run)
     write_catalog(store)
     return seal
 

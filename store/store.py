@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 import re
 import uuid
@@ -23,6 +22,7 @@ from ..schemas import (
     EnvironmentInfo,
     InvalidInputError,
     NotFoundError,
+    Pulled,
     Record,
     RunManifest,
     RunPlan,
@@ -33,19 +33,21 @@ from ..schemas import (
 )
 from .backend import Backend
 from .catalog import read_catalog
+from .clients import open_backend
 from .clock import now
 from .corpora import parse_texts, texts_table
 from .layout import STORE_KEY, RunKeys
-from .local import LocalBackend
 from .location import Location, parse_location
-from .remote import FsspecBackend
+from .metadata import MAX_OBJECTS, check_bounds
+from .partial import pulled_key, read_pulled
+from .static import check_plan
 from .writer import RunWriter
 
 __all__ = ["Store", "create_store", "open_store"]
 
 FIRST_CONTACT_SECONDS = 20.0
-RECORD_BYTES = 16 * 2**20
-SEAL_BYTES = 512 * 2**20  # an entry is about 150 bytes: three million objects
+RECORD_BYTES = 4 * 2**20
+SEAL_BYTES = 256 * 2**20  # an entry is about 150 bytes: see MAX_OBJECTS
 CORPUS_BYTES = 4 * 2**30
 _NAME = re.compile(r"^[A-Za-z0-9][\w.:@+-]{0,199}$")
 _RecordT = TypeVar("_RecordT", bound=Record)
@@ -64,7 +66,7 @@ def create_store(
         If the storage cannot be reached or written.
     """
     location = parse_location(url, storage_options=storage_options)
-    backend = _open_backend(location)
+    backend = open_backend(location)
     found = backend.get(STORE_KEY, max_bytes=RECORD_BYTES, timeout_seconds=FIRST_CONTACT_SECONDS)
     if found is None:
         info = StoreInfo(
@@ -94,7 +96,7 @@ def open_store(
         If the storage cannot be reached.
     """
     location = parse_location(url, storage_options=storage_options)
-    backend = _open_backend(location)
+    backend = open_backend(location)
     found = backend.get(STORE_KEY, max_bytes=RECORD_BYTES, timeout_seconds=FIRST_CONTACT_SECONDS)
     if found is None:
         msg = (
@@ -127,7 +129,7 @@ class Store:
         """Return the ids of all created runs, sorted; over plain HTTP those of the catalog."""
         if self.location.scheme in {"http", "https"}:
             return [entry.run for entry in read_catalog(self).runs]
-        names = [n for n in self.backend.children("runs") if _NAME.match(n)]
+        names = [n for n in self.backend.children("runs") if _NAME.fullmatch(n)]
         with ThreadPoolExecutor(8) as pool:
             sizes = list(pool.map(lambda n: self.backend.size(RunKeys(n).manifest), names))
         return [n for n, size in zip(names, sizes, strict=True) if size is not None]
@@ -136,7 +138,7 @@ class Store:
         """Return the ids of all corpora, sorted; over plain HTTP those of the catalog."""
         if self.location.scheme in {"http", "https"}:
             return list(read_catalog(self).corpora)
-        return [n for n in self.backend.children("corpora") if _NAME.match(n)]
+        return [n for n in self.backend.children("corpora") if _NAME.fullmatch(n)]
 
     def read_plan(self, run_id: str) -> RunPlan:
         """Return the plan of a run; raise NotFoundError, or CorruptError."""
@@ -148,7 +150,8 @@ class Store:
         data = self.backend.get(key, max_bytes=RECORD_BYTES)
         if data is None:
             raise self._no_run(run_id)
-        plan = self._parse(RunPlan, data, key=key)
+        plan = self.parse_record(RunPlan, data, key=key)
+        check_bounds(plan, where=f"{key} in {self.url}")
         if plan.run != run_id:
             msg = f"{key} in {self.url} is the plan of run {plan.run!r}, expected {run_id!r}"
             raise CorruptError(msg)
@@ -165,9 +168,17 @@ class Store:
         """Return the seal of a run, None where it is not sealed."""
         return self.read_record(Seal, self.keys(run_id).seal, max_bytes=SEAL_BYTES)
 
+    def read_pulled(self, run_id: str) -> Pulled | None:
+        """Return the record of what a partial copy of a run holds, None where it is whole."""
+        plan, plan_id = self.read_plan_and_id(run_id)
+        return read_pulled(self, plan, plan_id)
+
     def read_commits(self, run_id: str) -> list[BlockCommit]:
         """Return the commit records of a run in block order; raise CorruptError."""
         blocks = self.committed_blocks(run_id)
+        if blocks and blocks[-1] >= MAX_OBJECTS:
+            msg = f"run {run_id!r} in {self.url} has a commit record of block {blocks[-1]}"
+            raise CorruptError(msg)
         with ThreadPoolExecutor(16) as pool:
             found = list(pool.map(lambda block: self.read_commit(run_id, block), blocks))
         return [commit for commit in found if commit is not None]
@@ -205,8 +216,10 @@ class Store:
         there = self.read_record(CorpusInfo, key)
         if there is None:
             # The texts first: a corpus.json vouches for the texts beside it.
-            self.backend.put(_corpus_key(info.id, "texts.parquet"), texts_table(texts))
-            if self.create(key, info.to_json().encode()):
+            table = texts_table(texts)
+            self.backend.put(_corpus_key(info.id, "texts.parquet"), table)
+            stored = info.model_copy(update={"file_digest": _file_digest(table)})
+            if self.create(key, stored.to_json().encode()):
                 return
             there = self.read_record(CorpusInfo, key)
         if there is None or there.texts_digest != info.texts_digest:
@@ -226,14 +239,14 @@ class Store:
             known = self.corpus_ids()
             msg = f"no corpus {corpus_id!r} in {self.url}{_near(corpus_id, known, 'corpora')}"
             raise NotFoundError(msg)
-        texts = parse_texts(data, where=f"{key} in {self.url}")
-        if len(texts) != info.n_texts:
-            msg = f"{key} in {self.url} holds {len(texts)} texts, expected {info.n_texts}"
+        if info.file_digest is not None and _file_digest(data) != info.file_digest:
+            msg = f"{key} in {self.url} is not the file that its corpus.json was written for"
             raise CorruptError(msg)
+        texts = parse_texts(data, where=f"{key} in {self.url}", n_texts=info.n_texts)
         if texts_digest(texts) != info.texts_digest:
             msg = f"{key} in {self.url} holds other texts than its corpus.json says"
             raise CorruptError(msg)
-        return info, texts
+        return info.model_copy(update={"file_digest": None}), texts
 
     # -- writing
 
@@ -266,6 +279,17 @@ class Store:
         InvalidInputError
             If plan and coordinates do not fit each other. Nothing was written.
         """
+        if self.backend.size(pulled_key(plan.run)) is not None:
+            msg = (
+                f"run {plan.run!r} in {self.url} is a partial copy, nothing is extracted into it; "
+                "pull the rest of it, or give this run another id"
+            )
+            raise AlreadyExistsError(msg)
+        check_plan(plan)
+        try:
+            check_bounds(plan, where=f"run {plan.run!r}")
+        except CorruptError as err:
+            raise InvalidInputError(str(err)) from err
         return RunWriter.create(
             self, plan, coords=coords, environment=environment, token_data=token_data or {}
         )
@@ -285,7 +309,7 @@ class Store:
 
     def keys(self, run_id: str) -> RunKeys:
         """Return the keys of a run; raise InvalidInputError for an impossible id."""
-        if not _NAME.match(run_id):
+        if not _NAME.fullmatch(run_id):
             msg = f"{run_id!r} cannot be a run id; expected letters, digits and . _ - + @"
             raise InvalidInputError(msg)
         return RunKeys(run_id)
@@ -295,19 +319,15 @@ class Store:
     ) -> _RecordT | None:
         """Return the record under ``key``, None where there is none; raise CorruptError."""
         data = self.backend.get(key, max_bytes=max_bytes)
-        return None if data is None else self._parse(record, data, key=key)
+        return None if data is None else self.parse_record(record, data, key=key)
 
-    def _parse(self, record: type[_RecordT], data: bytes, *, key: str) -> _RecordT:
+    def parse_record(self, record: type[_RecordT], data: bytes, *, key: str) -> _RecordT:
+        """Return the record that ``data``, read from ``key``, holds; raise CorruptError."""
         return _parse_record(record, data, where=f"{key} in {self.url}")
 
     def _no_run(self, run_id: str) -> NotFoundError:
         near = _near(run_id, self.run_ids(), "runs")
         return NotFoundError(f"no run {run_id!r} in {self.url}{near}")
-
-
-def _open_backend(location: Location) -> Backend:
-    """Return the backend for ``location``; nothing is contacted yet."""
-    return LocalBackend(location) if location.is_local else FsspecBackend(location)
 
 
 def _parse_store(data: bytes, location: Location) -> StoreInfo:
@@ -317,21 +337,20 @@ def _parse_store(data: bytes, location: Location) -> StoreInfo:
 def _parse_record(record: type[_RecordT], data: bytes, *, where: str) -> _RecordT:
     """Return a record of the store; what cannot be read is corrupt, a newer version is not."""
     try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as err:
-        msg = f"{where} is not JSON: {err}"
-        raise CorruptError(msg) from err
-    try:
-        return record.parse(values, where=where)
+        return record.parse_stored(data, where=where)
     except InvalidInputError as err:
         raise CorruptError(str(err)) from err
 
 
 def _corpus_key(corpus_id: str, name: str) -> str:
-    if not _NAME.match(corpus_id):
+    if not _NAME.fullmatch(corpus_id):
         msg = f"{corpus_id!r} cannot be a corpus id; expected letters, digits and . _ - + @ :"
         raise InvalidInputError(msg)
     return f"corpora/{corpus_id}/{name}"
+
+
+def _file_digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def _near(name: str, known: list[str], kind: str) -> str:

@@ -3,51 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Callable, Collection, Iterable
 
 from ..schemas import (
     BlockCommit,
     CorruptError,
     InvalidInputError,
+    NotFoundError,
     ObjectInfo,
+    RunManifest,
     RunPlan,
     Seal,
+    StoreInfo,
+    Text,
 )
+from .catalog import catalog_entry, read_catalog
 from .commits import check_commit
-from .layout import METADATA_NAME, RunKeys, block_keys, rows_of_key
-from .sealing import commits_digest, objects_digest, tree_digest
+from .consistency import draw, each, seal_faults
+from .contents import Contents, object_limit
+from .deciding import read_decision
+from .faults import Fault, FaultKind, VerifyReport
+from .layout import CATALOG_KEY, METADATA_NAME, STORE_KEY, RunKeys, block_keys, rows_of_key
+from .metadata import METADATA_BYTES, STATIC_KEY
+from .partial import coverage_of, has_key, pulled_key, read_pulled, sealed_root_key, shown_root
+from .statics import Statics, read_statics
 from .store import Store
 
 __all__ = ["Fault", "VerifyReport", "verify_run"]
 
-
-@dataclass(frozen=True)
-class Fault:
-    """One object that is not what was committed, and the rows it holds (first, stop)."""
-
-    key: str
-    reason: str
-    rows: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What was read, and what was wrong."""
-
-    run: str
-    sealed: bool
-    n_objects: int
-    n_bytes: int
-    faults: tuple[Fault, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing was wrong."""
-        return not self.faults
+_SHARED = ("run", "corpus", "model", "tokenizer", "capture", "n_texts", "n_tokens", "seed")
 
 
 def verify_run(
@@ -55,21 +39,29 @@ def verify_run(
     run_id: str,
     *,
     layers: Collection[int] | None = None,
-    sample: int | None = None,
+    sample: float | None = None,
+    full: bool = False,
     seed: int = 0,
 ) -> VerifyReport:
-    """Fetch the objects of a run and hold their sizes and hashes against the manifest.
+    """Fetch the objects of a run and hold their bytes against what was committed and sealed.
 
-    Of an unsealed run the committed objects are verified.
+    The records (plan, manifest, commits, seal, catalog, ``store.json``, the corpus where the
+    store has it), all metadata and all coordinates are always verified whole. Of an unsealed run
+    the committed objects are verified; of a partial copy those that were pulled.
 
     Parameters
     ----------
     store, run_id
         The run.
     layers
-        Only objects of these layers (block indices of the model), and those of no layer.
+        Of the activations only these layers (block indices of the model).
     sample
-        Only this many objects, drawn with ``seed``.
+        Of the activations only this share of the objects, above 0 and at most 1, drawn with
+        ``seed``.
+    full
+        Also decode every chunk: its checksum, its size, finite values in every row and NaN past
+        the last one, norms that are not negative; and hold the coordinates against each other,
+        the plan and the corpus.
     seed
         The seed of the draw.
 
@@ -78,103 +70,301 @@ def verify_run(
     NotFoundError
         If there is no such run.
     InvalidInputError
-        If a layer is not in the run or ``sample`` is not positive.
+        If a layer is not in the run or ``sample`` is not a share.
     """
-    plan, plan_id = store.read_plan_and_id(run_id)
-    chosen = _layer_indices(plan, layers)
-    if sample is not None and sample < 1:
-        msg = f"sample must be at least 1 object, got {sample}"
+    if sample is not None and not 0 < sample <= 1:
+        msg = f"sample must be a share above 0 and at most 1, got {sample}"
         raise InvalidInputError(msg)
-    seal = store.read_seal(run_id)
-    commits, faults = _read_commits(store, plan, plan_id)
-    if seal is None:
-        objects = [info for commit in commits for info in commit.objects]
-    else:
-        objects = list(seal.objects)
-        faults += _seal_faults(plan, plan_id, seal=seal, commits=commits)
-    if layers is not None:
-        objects = [info for info in objects if _in_layers(plan, info.key, chosen)]
-    if sample is not None and sample < len(objects):
-        draw = np.random.default_rng(seed).choice(len(objects), size=sample, replace=False)
-        objects = [objects[i] for i in sorted(draw)]
-
-    def check(info: ObjectInfo) -> Fault | None:
-        reason = _object_fault(store, RunKeys(run_id).object(info.key), info)
-        return Fault(info.key, reason, rows_of_key(plan, info.key)) if reason else None
-
-    with ThreadPoolExecutor(8) as pool:
-        faults += [fault for fault in pool.map(check, objects) if fault is not None]
-    return VerifyReport(
-        run=run_id,
-        sealed=seal is not None,
-        n_objects=len(objects),
-        n_bytes=sum(info.n_bytes for info in objects),
-        faults=tuple(faults),
-    )
+    try:
+        plan, plan_id = store.read_plan_and_id(run_id)
+    except CorruptError as err:
+        fault = Fault("plan.json", str(err), kind="plan")
+        return VerifyReport(run=run_id, sealed=False, n_objects=0, n_bytes=0, faults=(fault,))
+    return _Verification(store, plan, plan_id, full=full).report(layers, sample, seed=seed)
 
 
-def _object_fault(store: Store, key: str, info: ObjectInfo) -> str | None:
-    """Return what is wrong with a stored object, None where it is as committed."""
+class _Verification:
+    """One pass over a run; faults are collected, nothing raises for what is damaged."""
+
+    def __init__(self, store: Store, plan: RunPlan, plan_id: str, *, full: bool) -> None:
+        self.store, self.plan, self.plan_id, self.full = store, plan, plan_id, full
+        self.keys = RunKeys(plan.run)
+        self.faults: list[Fault] = []
+        self.planned = {key for block in range(plan.n_blocks) for key in block_keys(plan, block)}
+
+    def report(
+        self, layers: Collection[int] | None, sample: float | None, *, seed: int
+    ) -> VerifyReport:
+        plan = self.plan
+        chosen = _layer_indices(plan, layers)
+        self._check_manifest()
+        self._check_store()
+        seal, is_sealed = self._read_seal()
+        commits = self._read_commits()
+        self._check_decisions(commits)
+        holds = self._coverage()
+        partial = holds is not None
+        if seal is not None:
+            self.faults += seal_faults(plan, self.plan_id, seal=seal, commits=commits)
+            objects = self._known(seal.objects)
+        else:
+            objects = self._known([info for commit in commits for info in commit.objects])
+        held = [info for info in objects if holds is None or holds(info.key)]
+        statics = read_statics(self.store, plan, self.plan_id, seal=seal, partial=partial)
+        data = [info for info in held if info.key in self.planned]
+        checked = [info for info in held if info.key not in self.planned]
+        if layers is not None:
+            data = [info for info in data if _layer_index(info.key) in {None, *chosen}]
+        checked += draw(data, sample, seed=seed)
+        contents = Contents(self.store, plan, statics.documents) if self.full else None
+        found = each(
+            lambda info: self._object(info, contents, partial=partial),
+            checked,
+            n_threads=8 if self.store.location.is_local else 32,
+        )
+        self.faults += [fault for fault in found if fault is not None]
+        self.faults += statics.faults
+        if partial and seal is not None:
+            self._check_shown_root()
+        there = self._check_strangers(objects, statics)
+        if partial and seal is not None:
+            # A pull that was killed leaves objects that its record does not name yet.
+            rest_keys = there - {info.key for info in held}
+            rest = [info for info in objects if info.key in rest_keys]
+            self.faults += [f for info in rest if (f := self._object(info, None, partial=True))]
+        texts = self._check_corpus()
+        if contents is not None:
+            self.faults += contents.coordinate_faults(texts)
+        self._check_catalog(seal, is_sealed=is_sealed)
+        return VerifyReport(
+            run=plan.run,
+            sealed=is_sealed,
+            n_objects=len(checked) + statics.n_objects,
+            n_bytes=sum(info.n_bytes for info in checked) + statics.n_bytes,
+            faults=_first_of_each_key(self.faults),
+        )
+
+    def _fault(self, key: str, reason: object, *, kind: FaultKind) -> None:
+        self.faults.append(Fault(key, str(reason), kind=kind))
+
+    # -- records
+
+    def _check_manifest(self) -> None:
+        try:
+            manifest = self.store.read_record(RunManifest, self.keys.manifest)
+        except CorruptError as err:
+            self._fault("run.json", err, kind="manifest")
+            return
+        if manifest is None:
+            self._fault("run.json", "missing", kind="manifest")
+            return
+        plan = self.plan
+        planned = {name: getattr(plan, name, None) for name in _SHARED}
+        planned |= {"plan_id": self.plan_id, "n_layers": len(plan.layers)}
+        planned["hidden_size"] = plan.model.hidden_size
+        wrong = [name for name, value in planned.items() if getattr(manifest, name) != value]
+        if wrong:
+            self._fault("run.json", f"its {', '.join(wrong)} is not the plan's", kind="manifest")
+
+    def _check_store(self) -> None:
+        try:
+            if self.store.read_record(StoreInfo, STORE_KEY) is None:
+                self._fault(STORE_KEY, "missing", kind="store")
+        except CorruptError as err:
+            self._fault(STORE_KEY, err, kind="store")
+
+    def _read_seal(self) -> tuple[Seal | None, bool]:
+        """Return the seal where it can be read, and whether there is one."""
+        try:
+            seal = self.store.read_seal(self.plan.run)
+        except CorruptError as err:
+            self._fault("seal.json", err, kind="seal")
+            return None, True
+        return seal, seal is not None
+
+    def _read_commits(self) -> list[BlockCommit]:
+        """Return the readable commit records of the plan; each other one is a fault."""
+        plan, commits = self.plan, []
+        names = self.store.backend.children(self.keys.commits)
+        known = {f"{block}.json" for block in range(plan.n_blocks)}
+        for name in names:
+            if name not in known:
+                self._fault(
+                    f"commits/{name}", "no block of the plan has this name", kind="stranger"
+                )
+
+        def read(block: int) -> BlockCommit | Fault | None:
+            try:
+                commit = self.store.read_commit(plan.run, block)
+                if commit is not None:
+                    check_commit(plan, commit, plan_id=self.plan_id, where=self.store.url)
+            except CorruptError as err:
+                rows = plan.block_rows(block)
+                held = (rows.start, rows.stop)
+                return Fault(f"commits/{block}.json", str(err), held, kind="commit")
+            return commit
+
+        blocks = sorted(int(name.removesuffix(".json")) for name in names if name in known)
+        for found in each(read, blocks, n_threads=16):
+            if isinstance(found, Fault):
+                self.faults.append(found)
+            elif found is not None:
+                commits.append(found)
+        return commits
+
+    def _check_decisions(self, commits: list[BlockCommit]) -> None:
+        """Check what writers decided; a block may have no such record, as in a copy."""
+        committed = {commit.block: commit for commit in commits}
+        known = {f"{block}.json": block for block in range(self.plan.n_blocks)}
+        for name in self.store.backend.children(self.keys.decision(0).rpartition("/")[0]):
+            block, reason = known.get(name), None
+            if block is None:
+                self._fault(f"decisions/{name}", "no block has this name", kind="stranger")
+                continue
+            try:
+                found = read_decision(self.store, self.plan, block, plan_id=self.plan_id)
+                if found is not None and committed.get(block, found.commit) != found.commit:
+                    reason = "it is not what was committed"
+            except CorruptError as err:
+                reason = str(err)
+            if reason:
+                rows = self.plan.block_rows(block)
+                held = (rows.start, rows.stop)
+                self.faults.append(Fault(f"decisions/{name}", reason, held, kind="decision"))
+
+    def _coverage(self) -> Callable[[str], bool] | None:
+        """Return what says of a key whether a partial copy holds it, None for a whole run."""
+        plan, name = self.plan, pulled_key(self.plan.run).rpartition("/")[2]
+        try:
+            record = read_pulled(self.store, plan, self.plan_id)
+            if record is None:
+                return None
+            held = coverage_of(plan, record, where=self.store.url)
+        except CorruptError as err:
+            self._fault(name, err, kind="pulled")
+            return None
+        return lambda key: has_key(plan, held, key)
+
+    def _known(self, objects: Iterable[ObjectInfo]) -> list[ObjectInfo]:
+        """Return the objects whose keys and sizes can be; each other one is a fault."""
+        known = []
+        for info in objects:
+            limit = object_limit(self.plan, info.key)
+            if info.key not in self.planned and not STATIC_KEY.fullmatch(info.key):
+                reason = f"it lists the key {repr(info.key)[:100]}, which no run has"
+                self._fault("seal.json", reason, kind="seal")
+            elif info.n_bytes > limit:
+                reason = f"it was committed with {info.n_bytes} bytes, at most {limit} can be"
+                self.faults.append(self._object_reason(info.key, reason))
+            else:
+                known.append(info)
+        return known
+
+    # -- objects
+
+    def _object(
+        self, info: ObjectInfo, contents: Contents | None, *, partial: bool
+    ) -> Fault | None:
+        key = self.keys.object(info.key)
+        if partial and info.key == METADATA_NAME:
+            key = sealed_root_key(self.plan.run)
+        reason, data = _object_fault(self.store, key, info)
+        is_data = info.key in self.planned
+        if contents is not None and data is not None and is_data:
+            reason = contents.chunk_fault(info.key, data)
+        if reason is None:
+            return None
+        return self._object_reason(info.key, reason)
+
+    def _object_reason(self, key: str, reason: str) -> Fault:
+        """Return the fault of an object, with the rows and the layer that it holds."""
+        if key not in self.planned:
+            return Fault(key, reason, kind="static")
+        index = _layer_index(key)
+        layer = None if index is None else self.plan.layers[index]
+        return Fault(key, reason, rows_of_key(self.plan, key), layer)
+
+    def _check_strangers(self, objects: list[ObjectInfo], statics: Statics) -> set[str]:
+        """Return the keys inside ``data.zarr``; report those that the run does not have."""
+        # A writer that was killed leaves objects of blocks that it did not commit.
+        allowed = {info.key for info in objects} | statics.keys | self.planned | {METADATA_NAME}
+        folder = self.keys.data + "/"
+        there = {key.removeprefix(folder) for key, _ in self.store.backend.walk(self.keys.data)}
+        for name in sorted(there - allowed):
+            self._fault(name, "it belongs to no array of the run", kind="stranger")
+        return there
+
+    # -- what the store has beside the run
+
+    def _check_corpus(self) -> list[Text] | None:
+        name = self.plan.corpus
+        place = f"corpora/{name}"
+        try:
+            if not self.store.backend.children(place):
+                return None
+            info, texts = self.store.read_corpus(name)
+        except (CorruptError, NotFoundError) as err:
+            self._fault(place, err, kind="corpus")
+            return None
+        except InvalidInputError:
+            return None  # an id that no corpus of a store can have
+        if info.texts_digest != self.plan.corpus_digest:
+            reason = "these are not the texts that the run was made with"
+            self._fault(f"{place}/corpus.json", reason, kind="corpus")
+            return None
+        return texts
+
+    def _check_catalog(self, seal: Seal | None, *, is_sealed: bool) -> None:
+        try:
+            catalog = read_catalog(self.store)
+        except CorruptError as err:
+            self._fault(CATALOG_KEY, err, kind="catalog")
+            return
+        listed = [entry for entry in catalog.runs if entry.run == self.plan.run]
+        if is_sealed and (seal is None or any(fault.kind == "manifest" for fault in self.faults)):
+            return
+        manifest = self.store.read_manifest(self.plan.run) if seal else None
+        entry = catalog_entry(manifest, seal) if manifest and seal else None
+        if listed != ([entry] if entry else []):
+            reason = f"it does not show run {self.plan.run!r} as it is; sealing again rebuilds it"
+            self._fault(CATALOG_KEY, reason, kind="catalog")
+
+    def _check_shown_root(self) -> None:
+        """Check the group's document of a partial copy: the sealed one, shortened."""
+        plan = self.plan
+        try:
+            record = read_pulled(self.store, plan, self.plan_id)
+            sealed = self.store.backend.get(sealed_root_key(plan.run), max_bytes=METADATA_BYTES)
+            shown = self.store.backend.get(
+                self.keys.object(METADATA_NAME), max_bytes=METADATA_BYTES
+            )
+        except CorruptError as err:
+            self._fault(METADATA_NAME, err, kind="static")
+            return
+        if record is None or sealed is None:
+            return  # said already
+        held = coverage_of(plan, record, where=self.store.url)
+        try:
+            expected = shown_root(sealed, plan.run, held)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return  # its hash is wrong, which was said already
+        if shown != expected:
+            self._fault(METADATA_NAME, "it does not show what was pulled", kind="static")
+
+
+def _object_fault(store: Store, key: str, info: ObjectInfo) -> tuple[str | None, bytes | None]:
+    """Return what is wrong with a stored object, and its bytes where nothing is."""
     try:
         data = store.backend.get(key, max_bytes=info.n_bytes)
     except CorruptError:
-        return f"larger than the {info.n_bytes} bytes that were committed"
+        return f"larger than the {info.n_bytes} bytes that were committed", None
     if data is None:
-        return "missing"
+        return "missing", None
     if len(data) != info.n_bytes:
-        return f"{len(data)} bytes, {info.n_bytes} were committed"
+        return f"{len(data)} bytes, {info.n_bytes} were committed", None
     if hashlib.sha256(data).hexdigest() != info.sha256:
-        return "its sha256 is not the committed one"
-    return None
-
-
-def _read_commits(
-    store: Store, plan: RunPlan, plan_id: str
-) -> tuple[list[BlockCommit], list[Fault]]:
-    """Return the readable commit records of the plan, and a fault for each other one."""
-    commits, faults = [], []
-    for block in store.committed_blocks(plan.run):
-        try:
-            commit = store.read_commit(plan.run, block)
-            if commit is not None:
-                check_commit(plan, commit, plan_id=plan_id, where=store.url)
-                commits.append(commit)
-        except CorruptError as err:
-            rows = plan.block_rows(block)
-            faults.append(Fault(f"commits/{block}.json", str(err), (rows.start, rows.stop)))
-    return commits, faults
-
-
-def _seal_faults(
-    plan: RunPlan, plan_id: str, *, seal: Seal, commits: list[BlockCommit]
-) -> list[Fault]:
-    """Return what in the seal contradicts the plan, the commits or itself."""
-    faults = []
-    there = {commit.block for commit in commits}
-    for block in sorted(set(range(plan.n_blocks)) - there):
-        rows = plan.block_rows(block)
-        faults.append(
-            Fault(f"commits/{block}.json", "no valid commit record", (rows.start, rows.stop))
-        )
-    keys = {key for block in range(plan.n_blocks) for key in block_keys(plan, block)}
-    blocks = [info for info in seal.objects if info.key in keys]
-    sealed = {info.key: info for info in seal.objects}
-    for commit in commits:
-        for info in commit.objects:
-            if sealed.get(info.key) != info:
-                held = (commit.row_start, commit.row_stop)
-                faults.append(Fault(info.key, "the seal and its commit record differ", held))
-    checks = (
-        (seal.plan_id == plan_id, "it is of another plan"),
-        (len(blocks) == len(keys), "objects of the plan are not in it"),
-        (METADATA_NAME in sealed, "the metadata of the group is not in it"),
-        (seal.n_objects == len(seal.objects), "its number of objects is wrong"),
-        (seal.n_bytes == sum(info.n_bytes for info in seal.objects), "its size is wrong"),
-        (seal.data_digest == objects_digest(blocks), "its data digest is wrong"),
-        (seal.tree_digest == tree_digest(seal.plan_id, seal.objects), "its tree digest is wrong"),
-        (seal.commits_digest == commits_digest(commits), "the commit records have changed"),
-    )
-    return faults + [Fault("seal.json", reason) for holds, reason in checks if not holds]
+        return "its sha256 is not the committed one", None
+    return None, data
 
 
 def _layer_indices(plan: RunPlan, layers: Collection[int] | None) -> set[int]:
@@ -186,9 +376,15 @@ def _layer_indices(plan: RunPlan, layers: Collection[int] | None) -> set[int]:
     return {known[layer] for layer in layers or ()}
 
 
-def _in_layers(plan: RunPlan, key: str, chosen: set[int]) -> bool:
-    """Return whether an object belongs to a chosen layer or to none."""
-    if rows_of_key(plan, key) is None:
-        return True
+def _layer_index(key: str) -> int | None:
+    """Return the layer index of the object of a block, None where it holds all layers."""
     place = key.partition("/c/")[2].split("/")
-    return len(place) < 3 or int(place[1]) in chosen
+    return int(place[1]) if len(place) == 3 else None
+
+
+def _first_of_each_key(faults: list[Fault]) -> tuple[Fault, ...]:
+    """Return one fault per object, the first that was found; of the seal all."""
+    found: dict[tuple[str, str], Fault] = {}
+    for fault in faults:
+        found.setdefault((fault.key, fault.reason if fault.kind == "seal" else ""), fault)
+    return tuple(found.values())

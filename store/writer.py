@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import uuid
 from collections.abc import Mapping
@@ -16,27 +14,21 @@ import numpy as np
 from ..schemas import (
     AlreadyExistsError,
     BlockCommit,
-    CorruptError,
     EnvironmentInfo,
     InvalidInputError,
     ObjectInfo,
     RunManifest,
     RunPlan,
     Seal,
-    StorageError,
 )
-from .backend import NoSpaceError
-from .bits import to_bits
+from .block_writer import BlockWriter
 from .claims import OBJECT_BYTES, claim_run, means_the_same
 from .clock import now
-from .codec import encode_chunk
-from .commits import check_commit, object_info
+from .commits import object_info
+from .deciding import create_or_read
 from .layout import (
-    FLOAT_BYTES,
     METADATA_NAME,
     StaticArray,
-    block_chunks,
-    block_keys,
     encode_static,
     group_metadata,
     plan_metadata,
@@ -67,9 +59,16 @@ class RunWriter:
         self._static: dict[str, ObjectInfo] = {}  # filled by create, read by seal
         self._metadata: dict[str, dict[str, Any]] = {}
         self._coordinates: list[str] = []
-        self._dtypes = {spec.name: spec.dtype for spec in plan.arrays}
         # Both overlap encoding with waiting, a wire waits longer than a disk.
         self._n_threads = max(4, 2 * (os.cpu_count() or 1)) if store.location.is_local else 16
+        self._blocks = BlockWriter(
+            store,
+            plan,
+            plan_id=plan_id,
+            environment=environment,
+            writer=self.writer,
+            n_threads=self._n_threads,
+        )
 
     def __repr__(self) -> str:
         return f"RunWriter({self.plan.run!r}, {self.store.url!r})"
@@ -99,7 +98,7 @@ class RunWriter:
         writer._write_static(arrays, is_new=is_new)
         if store.backend.size(writer._keys.manifest) is None:
             manifest = writer._manifest()
-            store.create(writer._keys.manifest, manifest.to_json().encode())
+            create_or_read(store, writer._keys.manifest, manifest.to_json().encode())
         return writer
 
     def _manifest(self) -> RunManifest:
@@ -156,7 +155,8 @@ class RunWriter:
             self._static = {info.key: info for info in pool.map(write, objects.items())}
         root = self._keys.object(METADATA_NAME)
         if is_new or self.store.backend.size(root) is None:
-            self.store.backend.put(root, to_bytes(self._group()))
+            # Create-only: a request that arrives late must not replace what sealing wrote.
+            create_or_read(self.store, root, to_bytes(self._group()))
 
     def _group(self, *, consolidated: bool = False) -> dict[str, Any]:
         return group_metadata(
@@ -209,111 +209,31 @@ class RunWriter:
         StorageError
             If the storage fails. On a full disk the objects of this block are removed again;
             committed blocks stay, and running again resumes.
+        BlockClaimedError
+            If another living worker is at work on this block.
         CorruptError
-            If another writer committed this block meanwhile with other bytes.
+            If another writer committed this block meanwhile with other bytes, on a server
+            without create-only PUTs: there only disjoint blocks are safe.
         """
         self._check_block(block, arrays)
-        plain_notes = _plain_notes(notes or {}, block=block)
-        there = self._read_commit(block)
-        if there is not None:
-            return there
-        rows = self.plan.block_rows(block)
-        try:
-            record = BlockCommit(
-                plan_id=self.plan_id,
-                block=block,
-                row_start=rows.start,
-                row_stop=rows.stop,
-                objects=self._store_objects(block, arrays),
-                writer=self.writer,
-                committed_at=now(),
-                environment=self.environment,
-                notes=plain_notes,
-            )
-            created = self.store.create(
-                self._keys.commit(block), record.to_json(indent=None).encode()
-            )
-        except NoSpaceError as err:
-            raise self._no_space(block, err) from err
-        except InvalidInputError:  # a value that its 16-bit type does not have
-            self._discard(block)
-            raise
-        return record if created else self._yield_to_other(record)
+        return self._blocks.write(block, arrays, notes=_plain_notes(notes or {}, block=block))
 
-    def _store_objects(
-        self, block: int, arrays: Mapping[str, np.ndarray[Any, Any]]
-    ) -> tuple[ObjectInfo, ...]:
-        """Encode and store the objects of a block; after a failure no further one begins."""
+    def claim_block(self, block: int) -> bool:
+        """Claim a block before work on it is begun; return False where it is committed already.
 
-        def store(key: str, values: np.ndarray[Any, Any]) -> ObjectInfo:
-            dtype = self._dtypes[key.partition("/")[0]]
-            stored = values if dtype == "float32" else to_bits(values, dtype)
-            data = encode_chunk(stored, codec=self.plan.codec)
-            self.store.backend.put(self._keys.object(key), data)
-            return object_info(key, data)
+        ``write_block`` claims what was not claimed before, commits and frees it; what is
+        claimed and then not written is freed by ``close``.
 
-        with ThreadPoolExecutor(self._n_threads) as pool:
-            futures = [pool.submit(store, *item) for item in block_chunks(self.plan, block, arrays)]
-            try:
-                return tuple(future.result() for future in futures)
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-
-    def _discard(self, block: int) -> None:
-        """Remove what was stored of a block, if nobody committed it."""
-        if self._read_commit(block) is None:
-            for key in block_keys(self.plan, block):
-                self.store.backend.delete(self._keys.object(key))
-
-    def _no_space(self, block: int, err: NoSpaceError) -> StorageError:
-        """Discard a block that did not fit; return the error that says so."""
-        self._discard(block)
-        n_left = len(self.pending_blocks())
-        rows = self.plan.block_rows(block)
-        row_bytes = sum(
-            FLOAT_BYTES * math.prod(spec.shape[1:]) for spec in self.plan.arrays
-        )  # before compression
-        return NoSpaceError(
-            f"{err}: block {block} (rows {rows.start} to {rows.stop - 1}) of run "
-            f"{self.plan.run!r} was discarded, {self.plan.n_blocks - n_left} of "
-            f"{self.plan.n_blocks} blocks are committed and stay; at most "
-            f"{n_left * self.plan.rows_per_block * row_bytes / 1e6:.1f} MB are still to be written"
-        )
-
-    def _yield_to_other(self, record: BlockCommit) -> BlockCommit:
-        """Return the commit record that was there first, after a create-only PUT was refused.
-
-        It may be our own: a retry inside the SDK can lose to the request that it repeats. If it
-        is another writer's, both wrote the same keys at the same time, so what lies there now
-        must be read back.
+        Raises
+        ------
+        BlockClaimedError
+            If another living worker is at work on it.
         """
-        winner = self._read_commit(record.block)
-        if winner is None:
-            msg = (
-                f"the commit record of block {record.block} of run {self.plan.run!r} in "
-                f"{self.store.url} was refused as existing, but is not there; run again"
-            )
-            raise StorageError(msg)
-        if winner.objects == record.objects:
-            return winner
-        for info in winner.objects:
-            stored = self.store.backend.get(self._keys.object(info.key), max_bytes=OBJECT_BYTES)
-            if stored is None or hashlib.sha256(stored).hexdigest() != info.sha256:
-                msg = (
-                    f"block {record.block} of run {self.plan.run!r} in {self.store.url} was "
-                    f"committed by writer {winner.writer} while this one wrote it, and {info.key} "
-                    f"is not what was committed; delete {self._keys.commit(record.block)} and "
-                    "run again, with each worker on its own blocks"
-                )
-                raise CorruptError(msg)
-        return winner
+        return self._blocks.claim(block) is None
 
-    def _read_commit(self, block: int) -> BlockCommit | None:
-        commit = self.store.read_commit(self.plan.run, block)
-        if commit is not None:
-            check_commit(self.plan, commit, plan_id=self.plan_id, where=self.store.url)
-        return commit
+    def close(self) -> None:
+        """Free the blocks that were claimed and not written; claims are no longer renewed."""
+        self._blocks.claims.release_all()
 
     def _check_block(self, block: int, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
         run = f"run {self.plan.run!r}"

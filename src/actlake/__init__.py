@@ -17,7 +17,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import analyze, corpus, extract, models, schemas, steer, store
     from .schemas import ActlakeError
-    from .store import open_run, open_store
+    from .store import open_run, open_runs, open_store
 
 __all__ = [
     "ActlakeError",
@@ -27,6 +27,7 @@ __all__ = [
     "extract",
     "models",
     "open_run",
+    "open_runs",
     "open_store",
     "schemas",
     "steer",
@@ -34,7 +35,12 @@ __all__ = [
 ]
 
 _ROOMS = {"analyze", "corpus", "extract", "models", "schemas", "steer", "store"}
-_NAMES = {"ActlakeError": "schemas", "open_run": "store", "open_store": "store"}
+_NAMES = {
+    "ActlakeError": "schemas",
+    "open_run": "store",
+    "open_runs": "store",
+    "open_store": "store",
+}
 
 
 def __getattr__(name: str) -> Any:  # a module's attribute can be anything  # noqa: ANN401

@@ -13,7 +13,10 @@ from typing import Any
 import click
 
 from ._version import __version__
-from .cli_runs import extract, probe, steer
+from .cli_check import ExtractGroup, check
+from .cli_runs import extract as run_extraction
+from .cli_runs import probe, steer
+from .cli_share import card, import_, pull, push
 from .cli_store import store
 from .console import emit, json_option, print_facts, say
 from .schemas.errors import ActlakeError, InvalidInputError
@@ -170,5 +173,12 @@ def schema(name: str | None) -> None:
     click.echo(json.dumps(schemas[name], indent=2))
 
 
+for command in (pull, push, card, import_):
+    store.add_command(command)
+extract = ExtractGroup(
+    "extract",
+    help="Run a model over a corpus once and store its activations; check a model.",
+    commands={"run": run_extraction, "check": check},
+)
 for command in (extract, probe, steer, store):
     cli.add_command(command)

@@ -13,9 +13,12 @@ from .console import (
     json_option,
     parse_alphas,
     print_facts,
+    say,
 )
 
 __all__ = ["extract", "probe", "steer"]
+
+PROBE_SECONDS = 20.0
 
 _out_option = click.option(
     "--out",
@@ -33,8 +36,8 @@ _out_option = click.option(
 @click.option("--run", help="Name of the run.  [default: the model's name]")
 @click.option("--revision", help="Revision of a hub model.")
 @click.option("--layers", help="Block indices such as 0,4,8-12.  [default: all]")
-@click.option("--pools", help="Pools such as mean_response,last_prompt.  [default: all]")
-@click.option("--sites", help="Sites: resid_post, resid_pre.  [default: resid_post]")
+@click.option("--pools", help="Pools.  [default: mean_response,last_prompt,last_response]")
+@click.option("--sites", help="Such as attn_out,resid_mid,mlp_out.  [default: resid_post]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--render", help="auto, chat or plain.  [default: auto]")
 @click.option("--max-tokens", type=int, help="Longest text.  [default: 4096]")
@@ -46,7 +49,17 @@ _out_option = click.option(
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps.  [default: auto]")
 @click.option("--attn", "attn_implementation", help="eager, sdpa, flash_attention_2.")
 @click.option("--arms", nargs=2, help="The corpus's own names of its positive and negative arm.")
+@click.option("--worker", help="This worker of several, such as 1/4: every fourth block.")
 @click.option("--dry-run", is_flag=True, help="Print what it would do; read no weights.")
+@click.option(
+    "--probe", type=click.FloatRange(0), metavar="SECONDS", help="With --dry-run: how long to try."
+)
+@click.option(
+    "--price-per-hour",
+    "price",
+    type=click.FloatRange(0),
+    help="With --dry-run: what it would cost.",
+)
 @json_option
 def extract(
     model: str,
@@ -56,7 +69,10 @@ def extract(
     *,
     revision: str | None,
     arms: tuple[str, str] | None,
+    worker: str | None,
     dry_run: bool,
+    probe: float | None,
+    price: float | None,
     as_json: bool,
     **options: Any,  # noqa: ANN401
 ) -> None:
@@ -68,12 +84,13 @@ def extract(
     Example: actlake extract microsoft/Phi-3-mini-4k-instruct --corpus pairs.jsonl \\
                  --store s3://bucket/store
     """
-    from .extract import extract_run, plan_extraction
+    from .extract import Worker, estimate_run, extract_run, plan_extraction
     from .schemas import StudyCorpus, StudyModel
     from .stages import load_corpus
     from .store import create_store
     from .study import run_name
 
+    share = Worker.parse(worker) if worker else None
     capture, execution = extract_specs(options)
     named = {"positive": arms[0], "negative": arms[1]} if arms else {}
     info, texts = load_corpus(StudyCorpus.parse({"source": corpus, "arms": named}))
@@ -88,7 +105,13 @@ def extract(
             capture=capture,
             extract=execution,
         )
-        summary = prepared.summary()
+        summary = estimate_run(
+            prepared,
+            model=model,
+            extract=execution,
+            probe_seconds=probe if probe or price is None else PROBE_SECONDS,
+            price_per_hour=price,
+        )
         emit(summary, as_json=as_json, show=lambda: print_facts(summary))
         return
     done = extract_run(
@@ -100,15 +123,23 @@ def extract(
         revision=revision,
         capture=capture,
         extract=execution,
+        worker=share,
     )
-    value = {
+    value: dict[str, Any] = {
         "run": done.run,
         "blocks_run": done.n_blocks_run,
         "blocks_kept": done.n_blocks_kept,
-        "objects": done.seal.n_objects,
-        "bytes": done.seal.n_bytes,
-        "data_digest": done.seal.data_digest,
     }
+    if done.seal is None:
+        value["blocks_missing"] = list(done.missing)
+        say(
+            f"{done.run}: {len(done.missing)} of {done.n_blocks} blocks are still to be committed "
+            "by other workers; the last to finish seals the run"
+        )
+    else:
+        value["objects"] = done.seal.n_objects
+        value["bytes"] = done.seal.n_bytes
+        value["data_digest"] = done.seal.data_digest
     emit(value, as_json=as_json, show=lambda: print_facts(value))
 
 

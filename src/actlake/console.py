@@ -18,6 +18,7 @@ __all__ = [
     "extract_specs",
     "json_option",
     "parse_alphas",
+    "parse_layers",
     "print_facts",
     "print_table",
     "say",
@@ -69,7 +70,7 @@ def extract_specs(options: dict[str, Any]) -> tuple[CaptureSpec, ExtractSpec]:
         if name in given:
             given[name] = [part.strip() for part in given[name].split(",")]
     if "layers" in given:
-        given["layers"] = _parse_layers(given["layers"])
+        given["layers"] = parse_layers(given["layers"])
     if str(given.get("chunk_size", "")).isdigit():
         given["chunk_size"] = int(given["chunk_size"])
     capture = {k: v for k, v in given.items() if k in CaptureSpec.model_fields}
@@ -80,7 +81,7 @@ def extract_specs(options: dict[str, Any]) -> tuple[CaptureSpec, ExtractSpec]:
     )
 
 
-def _parse_layers(text: str) -> list[int] | str:
+def parse_layers(text: str) -> list[int] | str:
     """Return the layers that ``0,4,8-12`` names, or ``all``."""
     if text == "all":
         return text

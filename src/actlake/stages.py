@@ -121,6 +121,12 @@ def _stage_key(content_digest: str, **specs: Record) -> dict[str, Any]:
     }
 
 
+def _pulled_key(store: Store, run: str) -> dict[str, Any]:
+    """Return what a partial copy holds: more of it is another stage. Nothing for a whole run."""
+    record = store.read_pulled(run)
+    return {} if record is None else {"pulled": record.to_dict()}
+
+
 def _content_digest(store: Store, run: str) -> str:
     seal = store.read_seal(run)
     if seal is None:
@@ -144,12 +150,13 @@ def probe_stage(
     from .store import open_run
 
     key = _stage_key(_content_digest(store, run), probe=probe, random=random, bow=bow)
+    key |= _pulled_key(store, run)
 
     def make(folder: Path) -> None:
         manifest = store.read_manifest(run)
         _, texts = store.read_corpus(manifest.corpus)
         result = probe_run(
-            open_run(store, run),
+            open_run(store, run, pulled_only=True, chunks="job"),
             texts,
             spec=probe,
             random=random,
@@ -170,6 +177,7 @@ def _provenance(store: Store, run: str) -> dict[str, Any]:
     return {
         **manifest.to_dict(),
         "seal": digests,
+        **_pulled_key(store, run),
         "store": store.url,
         "corpus_digest": info.texts_digest,
         "arms": info.arms.model_dump(),
@@ -183,10 +191,11 @@ def pca_stage(
     from .analyze import pca_run, save_pca_result
     from .store import open_run
 
-    key = _stage_key(_content_digest(store, run), pca=spec)
+    key = _stage_key(_content_digest(store, run), pca=spec) | _pulled_key(store, run)
 
     def make(folder: Path) -> None:
-        result = pca_run(open_run(store, run), spec=spec, scheduler=scheduler)
+        dataset = open_run(store, run, pulled_only=True, chunks="job")
+        result = pca_run(dataset, spec=spec, scheduler=scheduler)
         save_pca_result(result, folder)
 
     return results.build(run, "pca", key=key, make=make)

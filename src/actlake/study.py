@@ -128,7 +128,8 @@ def run_study(
             extract=study.extract,
         )
         kept = f" ({done.n_blocks_kept} were there)" if done.n_blocks_kept else ""
-        say(f"{run}: extracted, {done.seal.n_blocks} blocks{kept}, {done.seal.data_digest[:19]}")
+        digest = done.seal.data_digest[:19] if done.seal else "not sealed"
+        say(f"{run}: extracted, {done.n_blocks} blocks{kept}, {digest}")
         fresh = probe_stage(
             store, run, results, probe=study.probe, random=study.random, bow=study.bow
         )

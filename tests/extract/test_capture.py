@@ -149,6 +149,29 @@ def test_a_text_alone_equals_the_text_in_a_batch(name):
             np.testing.assert_allclose(together[key][i], values[0], rtol=5e-5, atol=5e-5 * scale)
 
 
+def test_a_batch_that_does_not_fit_is_run_in_halves():
+    model = tiny_model("llama")
+    expected = run(model, ROWS)
+
+    def refuse(_module, args):
+        if len(args[0]) > 1:
+            raise torch.OutOfMemoryError("out of memory. Tried to allocate 2.00 GiB.")
+
+    handle = model.base_model.layers[1].register_forward_pre_hook(refuse)
+    engine = TransformersEngine(loaded(model), sites=("resid_post",), layers=range(4), pools=POOLS)
+    with engine.ready():
+        seen = engine.forward(ROWS)
+        assert engine.n_halved == 3
+        for name, values in expected.items():
+            np.testing.assert_allclose(seen[name].numpy(), values, rtol=5e-5, atol=5e-4)
+        handle.remove()
+        model.base_model.layers[1].register_forward_pre_hook(
+            lambda _m, _a: refuse(None, [range(2)])
+        )
+        with pytest.raises(InvalidInputError, match="text 't0' with 7 tokens does not fit"):
+            engine.forward(ROWS)
+
+
 def test_layers_above_the_last_asked_for_are_not_run():
     model = tiny_model("llama")
     calls = []

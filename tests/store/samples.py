@@ -86,6 +86,7 @@ def make_values(plan: RunPlan) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(index)
         full = rng.standard_normal(spec.shape).astype(np.float32)
         full += 1000 * np.arange(spec.shape[1]).reshape(1, -1, *[1] * (len(spec.shape) - 2))
+        full = full if len(spec.shape) == 3 else np.abs(full)  # norms
         bits = full.view(np.uint32) & np.uint32(0xFFFF0000)
         values[spec.name] = bits.view(np.float32)
     return values
@@ -95,10 +96,13 @@ def block_values(plan: RunPlan, block: int) -> dict[str, np.ndarray]:
     return {name: full[plan.block_rows(block)] for name, full in make_values(plan).items()}
 
 
-def write_run(store, plan: RunPlan, *, blocks=None, seal: bool = True):
+def write_run(store, plan: RunPlan, *, blocks=None, seal: bool = True, coords=None):
     """Write a run (or some blocks of it) and return its writer."""
     writer = store.create_run(
-        plan, coords=make_coords(plan), environment=ENVIRONMENT, token_data=make_tokens(plan)
+        plan,
+        coords=coords or make_coords(plan),
+        environment=ENVIRONMENT,
+        token_data=make_tokens(plan),
     )
     for block in range(plan.n_blocks) if blocks is None else blocks:
         writer.write_block(block, block_values(plan, block))

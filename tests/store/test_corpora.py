@@ -1,3 +1,5 @@
+import hashlib
+
 import pytest
 
 from actlake.schemas import (
@@ -10,6 +12,7 @@ from actlake.schemas import (
     texts_digest,
 )
 from actlake.store.corpora import texts_table
+from tests.store.forging import edit
 
 TEXTS = [
     Text(id="a", prompt="Hi\n", response="é 漢字 👋", arm="positive", pair="p", scenario="s"),
@@ -54,5 +57,9 @@ def test_texts_that_are_not_those_of_the_digest_are_never_returned(store):
     store.write_corpus(info(), TEXTS)
     changed = [TEXTS[0].model_copy(update={"response": "other"}), *TEXTS[1:]]
     store.backend.put("corpora/demo/texts.parquet", texts_table(changed))
+    with pytest.raises(CorruptError, match=r"is not the file that its corpus\.json"):
+        store.read_corpus("demo")
+    hashed = {"file_digest": "sha256:" + hashlib.sha256(texts_table(changed)).hexdigest()}
+    edit(store, "corpora/demo/corpus.json", lambda document: document.update(hashed))
     with pytest.raises(CorruptError, match=r"other texts than its corpus\.json says"):
         store.read_corpus("demo")

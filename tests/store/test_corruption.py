@@ -1,25 +1,14 @@
 """A damaged or hostile store is refused, and says which object and which rows."""
 
-import json
-
 import pytest
 
 from actlake.schemas import CorruptError, InvalidInputError
 from actlake.store import open_run, verify_run
+from tests.store.forging import edit, flip
 from tests.store.samples import make_plan, write_run
 
 DATA = "runs/tiny/data.zarr"
 CHUNK = "resid_post_mean_response/c/1/2/0"
-
-
-def read(store, key):
-    return store.backend.get(key, max_bytes=10**8)
-
-
-def flip(store, key):
-    data = bytearray(read(store, key))
-    data[len(data) // 2] ^= 0x10
-    store.backend.put(key, bytes(data))
 
 
 def test_a_flipped_bit_is_found_with_its_rows(any_store):
@@ -69,22 +58,23 @@ def test_verification_can_be_restricted(store):
     write_run(store, plan)
     flip(store, f"{DATA}/{CHUNK}")
     whole = verify_run(store, "tiny")
-    assert whole.n_objects == store.read_seal("tiny").n_objects
+    n_objects = store.read_seal("tiny").n_objects
+    assert whole.n_objects == n_objects
     assert verify_run(store, "tiny", layers=[0, 2]).ok
-    assert not verify_run(store, "tiny", layers=[4]).ok
-    some = verify_run(store, "tiny", sample=5, seed=1)
-    assert (some.n_objects, some) == (5, verify_run(store, "tiny", sample=5, seed=1))
-    assert any(not verify_run(store, "tiny", sample=5, seed=s).ok for s in range(40))
+    (fault,) = verify_run(store, "tiny", layers=[4]).faults
+    assert (fault.key, fault.rows, fault.layer) == (CHUNK, (4, 8), 4)
+    n_chunks = 3 * (2 * 3 + 1)  # blocks x (pools x layers + norms)
+    some = verify_run(store, "tiny", sample=0.2, seed=1)
+    assert some.n_objects == n_objects - n_chunks + 5
+    assert some == verify_run(store, "tiny", sample=0.2, seed=1)
+    found = [not verify_run(store, "tiny", sample=0.2, seed=seed).ok for seed in range(40)]
+    assert any(found)
+    assert not all(found)
     with pytest.raises(InvalidInputError, match=r"no layers \[1\]; it has \[0, 2, 4\]"):
         verify_run(store, "tiny", layers=[1])
-    with pytest.raises(InvalidInputError, match="at least 1"):
-        verify_run(store, "tiny", sample=0)
-
-
-def edit(store, key, change):
-    document = json.loads(read(store, key))
-    change(document)
-    store.backend.put(key, json.dumps(document).encode())
+    for share in (0, -0.5, 1.5, float("nan")):
+        with pytest.raises(InvalidInputError, match="a share above 0"):
+            verify_run(store, "tiny", sample=share)
 
 
 def test_a_forged_seal_or_commit_is_found(store):
@@ -127,14 +117,14 @@ HOSTILE = {
         lambda d: d.update(codecs=[{"name": "bytes"}, {"name": "zstd"}, {"name": "crc32c"}]),
         "codecs",
     ),
-    "objects": (lambda d: d.update(data_type="object"), "data type"),
+    "objects": (lambda d: d.update(data_type="object"), "data_type is 'object'"),
     "a larger shape": (lambda d: d.update(shape=[10, 3, 8 * 10**9]), "the plan says"),
     "other chunks": (
         lambda d: d["chunk_grid"]["configuration"].update(chunk_shape=[1, 1, 1]),
         "the plan says",
     ),
-    "an irregular grid": (lambda d: d.update(chunk_grid={"name": "rectangular"}), "chunks"),
-    "a negative shape": (lambda d: d.update(shape=[-1, 3, 8]), "chunks"),
+    "an irregular grid": (lambda d: d.update(chunk_grid={"name": "rectangular"}), "chunk_grid"),
+    "a negative shape": (lambda d: d.update(shape=[-1, 3, 8]), "the plan says"),
     "a transformer": (lambda d: d.update(storage_transformers=[{"name": "x"}]), "transformers"),
     "an extension": (lambda d: d.update(evil={"must_understand": True}), "unknown fields"),
     "a group": (lambda d: d.update(node_type="group"), "expected 'array'"),

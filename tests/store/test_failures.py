@@ -65,7 +65,7 @@ def test_reading_with_credentials_that_were_withdrawn_fails_clearly(s3_server):
     store = create_store(f"{s3_server.url}/lazy", storage_options=s3_server.options())
     write_run(store, make_plan())
     ds = open_run(store, "tiny")
-    store.backend._opened = None
+    store.backend.inner._opened = None
     object.__setattr__(store.location, "options", {
         **store.location.options, "secret": SECRET,
     })  # fmt: skip

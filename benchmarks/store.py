@@ -1,0 +1,415 @@
+"""The store against the limits of the machine: the disk, the wire, the codec, the other tools.
+
+Every figure is a ratio within one run, against the same bytes moved by the plainest means.
+QUICK=1 uses a small run; the full mode writes more than 1 GB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zarr
+from numcodecs import Blosc
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from actlake.schemas import (
+    ArraySpec,
+    CaptureSpec,
+    EnvironmentInfo,
+    ModelInfo,
+    RunPlan,
+    TokenizerInfo,
+    digest_json,
+)
+from actlake.store import create_store, open_run, rows_per_block
+from actlake.store.codec import BLOSC, PLAIN, encode_chunk
+from actlake.store.layout import block_chunks
+from actlake.store.reader import READ_CONCURRENCY
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.harness import QUICK, compare, emit, seconds
+from benchmarks.latency_proxy import LatencyProxy
+from tests.servers import rclone_server
+
+N_LAYERS, HIDDEN = (8, 1024) if QUICK else (33, 4096)
+N_TEXTS = 2048  # 33 x 4096 wide: 1.1 GB
+REPEATS = 3 if QUICK else 5
+S3_PUTS = 16  # at a time, as the writer has it
+NAME = "resid_post_mean_response"
+ENVIRONMENT = EnvironmentInfo(actlake="bench", python="3", platform="bench")
+
+
+def make_plan(*, codec: str = BLOSC, n_texts: int = N_TEXTS, **shape: int) -> RunPlan:
+    """Return the plan of one pooled array and its norms, bf16 values in float32."""
+    n_layers, hidden = shape.get("n_layers", N_LAYERS), shape.get("hidden", HIDDEN)
+    digest = digest_json("bench")
+    dims = (n_texts, n_layers, hidden)
+    return RunPlan(
+        run="bench",
+        corpus="bench",
+        corpus_digest=digest,
+        model=ModelInfo(
+            name="bench", content_digest=digest, architecture="None", n_layers=n_layers,
+            hidden_size=hidden, n_parameters=0, dtype="bfloat16", attn_implementation="sdpa",
+        ),
+        tokenizer=TokenizerInfo(digest=digest, vocab_size=1),
+        capture=CaptureSpec(pools=("mean_response",)),
+        layers=tuple(range(n_layers)),
+        n_texts=n_texts,
+        n_tokens=n_texts,
+        rows_digest=digest,
+        rows_per_block=shape.get("rows") or rows_per_block(n_texts, hidden),
+        batch_tokens=1,
+        arrays=(
+            ArraySpec(name=NAME, dims=("text", "layer", "hidden"), shape=dims),
+            ArraySpec(name="resid_post_norm", dims=("text", "layer"), shape=dims[:2]),
+        ),
+        codec=codec,
+    )  # fmt: skip
+
+
+def make_blocks(plan: RunPlan) -> list[dict[str, np.ndarray]]:
+    """Return the blocks of a plan: normal values as a bf16 model gives them, all different."""
+    rng = np.random.default_rng(0)
+    blocks = []
+    for block in range(plan.n_blocks):
+        rows = plan.block_rows(block)
+        n = rows.stop - rows.start
+        values = rng.standard_normal((n, *plan.arrays[0].shape[1:]), dtype=np.float32)
+        values.view(np.uint32)[...] &= np.uint32(0xFFFF0000)
+        blocks.append({NAME: values, "resid_post_norm": np.abs(values[..., 0])})
+    return blocks
+
+
+def new_writer(url: str | Path, plan: RunPlan, options: dict[str, Any] | None = None) -> Any:
+    """Return a writer of a new run in a new store."""
+    store = create_store(url, storage_options=options)
+    coords = {"text": np.array([f"t{i}" for i in range(plan.n_texts)])}
+    return store.create_run(plan, coords=coords, environment=ENVIRONMENT)
+
+
+def write_all(writer: Any, blocks: list[dict[str, np.ndarray]]) -> None:
+    for block, arrays in enumerate(blocks):
+        writer.write_block(block, arrays)
+
+
+def encoded(plan: RunPlan, blocks: list[dict[str, np.ndarray]]) -> dict[str, bytes]:
+    """Return the objects of all blocks, as the store writes them."""
+    return {
+        key: encode_chunk(values, codec=plan.codec)
+        for block, arrays in enumerate(blocks)
+        for key, values in block_chunks(plan, block, arrays)
+    }
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="actlake-bench-", dir=os.environ.get("BENCH_DIR")))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+# -- writing to a disk
+
+
+def plain_writes(folder: Path, objects: dict[str, bytes], *, threads: int) -> None:
+    """Write the objects as files, synced like the store's."""
+
+    def write(item: tuple[str, bytes]) -> None:
+        path = folder / item[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.write(item[1])
+            file.flush()
+            os.fsync(file.fileno())
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(write, objects.items()))
+
+
+def codecs_alone(plan: RunPlan, blocks: list[dict[str, np.ndarray]]) -> None:
+    """Encode every chunk on all cores and drop the bytes."""
+    chunks = [c for b, arrays in enumerate(blocks) for _, c in block_chunks(plan, b, arrays)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(lambda values: len(encode_chunk(values, codec=plan.codec)), chunks):
+            pass
+
+
+def zarr_writes(folder: Path, plan: RunPlan, blocks: list[dict[str, np.ndarray]]) -> None:
+    """Write the same array with zarr-python and the same codecs."""
+    codec = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle")
+    array = zarr.create_array(
+        str(folder / uuid.uuid4().hex),
+        shape=plan.arrays[0].shape,
+        chunks=(plan.rows_per_block, 1, plan.arrays[0].shape[2]),
+        dtype="float32",
+        compressors=[codec, Crc32cCodec()],
+    )
+    for block, arrays in enumerate(blocks):
+        array[plan.block_rows(block)] = arrays[NAME]
+
+
+def bench_writes(figures: dict[str, Any]) -> None:
+    plan, plain = make_plan(), make_plan(codec=PLAIN)
+    blocks = make_blocks(plan)
+    size = sum(arrays[NAME].nbytes for arrays in blocks)
+    print(f"{size / 1e9:.2f} GB in {plan.n_blocks} blocks of {plan.rows_per_block} rows")
+    with scratch() as folder:
+        writers: list[Any] = []
+
+        def fresh(of: RunPlan) -> None:
+            """Make room and a new run, untimed: creating a run is not what is measured."""
+            for old in folder.iterdir():
+                shutil.rmtree(old)
+            os.sync()
+            writers[:] = [new_writer(folder / "store", of)]
+
+        def write() -> None:
+            write_all(writers[0], blocks)
+
+        objects = encoded(plain, blocks)
+        for threads, name in ((4, "write_local_vs_raw"), (1, "write_local_vs_raw_one_thread")):
+            raw = partial(plain_writes, folder / "raw", objects, threads=threads)
+            figures[name] = compare(name, write, raw, repeats=REPEATS, before=partial(fresh, plain))
+        del objects
+        figures["write_default_vs_codec"] = compare(
+            "write_default_vs_codec",
+            write,
+            lambda: codecs_alone(plan, blocks),
+            repeats=REPEATS,
+            before=lambda: fresh(plan),
+        )
+        figures["write_default_vs_zarr"] = compare(
+            "write_default_vs_zarr",
+            write,
+            lambda: zarr_writes(folder, plan, blocks),
+            repeats=REPEATS,
+            before=lambda: fresh(plan),
+        )
+        bench_local_reads(figures, folder=folder, plan=plan, blocks=blocks, fresh=fresh)
+    figures["crc_cost"] = crc_cost(blocks[0][NAME][:, :1])
+
+
+def crc_cost(values: np.ndarray) -> float:
+    """Return the time of codec and checksum over the codec alone."""
+    blosc = Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE, typesize=4)
+    raw = np.ascontiguousarray(values).view(np.uint8).reshape(-1)
+
+    def compress(*, check: bool) -> None:
+        for _ in range(8):
+            packed = blosc.encode(raw)
+            if check:
+                struct.pack("<I", google_crc32c.value(packed))
+
+    return round(
+        1 / compare("crc_cost", lambda: compress(check=True), lambda: compress(check=False),
+                    repeats=2 * REPEATS + 1), 3,
+    )  # fmt: skip
+
+
+# -- reading
+
+
+class Counter:
+    """Counts what a store's backend is asked for."""
+
+    def __init__(self, backend: Any) -> None:
+        self.gets, self.n_bytes = 0, 0
+        original = backend.get_async
+
+        async def get_async(key: str, *, max_bytes: int) -> bytes | None:
+            data = await original(key, max_bytes=max_bytes)
+            self.gets += 1
+            self.n_bytes += len(data or b"")
+            return data  # type: ignore[no-any-return]
+
+        backend.get_async = get_async
+
+
+def bench_local_reads(
+    figures: dict[str, Any], *, folder: Path, plan: RunPlan, blocks: Any, fresh: Any
+) -> None:
+    """One layer of the run: what is asked for, and against a folder of ``.pt`` batches."""
+    import torch
+
+    fresh(plan)
+    store = create_store(folder / "store")
+    writer = new_writer(folder / "store", plan)
+    write_all(writer, blocks)
+    seal = writer.seal()
+    layer = plan.layers[len(plan.layers) // 2]
+    counter = Counter(store.backend)
+    array = open_run(store, "bench")[NAME].sel(layer=layer)
+    counter.gets, counter.n_bytes = 0, 0
+    array.compute()
+    keys = {f"{NAME}/c/{block}/{layer}/0" for block in range(plan.n_blocks)}
+    stored = sum(info.n_bytes for info in seal.objects if info.key in keys)
+    figures["read_layer_gets"] = counter.gets
+    figures["read_layer_gets_expected"] = math.ceil(plan.n_texts / plan.rows_per_block)
+    figures["read_layer_bytes_vs_layer"] = round(counter.n_bytes / stored, 4)
+    batches = folder / "pt"
+    batches.mkdir()
+    for dtype in (torch.float32, torch.bfloat16):
+        rows = 128
+        for block, arrays in enumerate(blocks):
+            for start in range(0, len(arrays[NAME]), rows):
+                part = torch.from_numpy(arrays[NAME][start : start + rows]).to(dtype).clone()
+                torch.save(part, batches / f"{block}-{start}.pt")
+
+        def load() -> None:
+            files = sorted(batches.iterdir())
+            torch.cat([torch.load(f)[:, layer].float() for f in files])
+
+        name = "read_layer_vs_pt_folder" + ("" if dtype == torch.float32 else "_bf16")
+        figures[name] = compare(
+            name,
+            lambda: open_run(store, "bench")[NAME].sel(layer=layer).compute(),
+            load,
+            repeats=REPEATS,
+        )
+
+
+# -- over the wire
+
+
+def bench_s3(figures: dict[str, Any]) -> None:
+    """Write and read through a real S3 server, beside its client's bare PUTs and GETs."""
+    with rclone_server() as server:
+        for codec, suffix in ((PLAIN, ""), (BLOSC, "_default_codec")):
+            bench_wire(figures, server, codec=codec, suffix=suffix)
+        figures.update(latency(server))
+
+
+def bench_wire(figures: dict[str, Any], server: Any, *, codec: str, suffix: str) -> None:
+    """Measure one codec against the same objects without it."""
+    plan = make_plan(codec=codec, n_texts=N_TEXTS // 2)
+    blocks = make_blocks(plan)
+    objects = encoded(plan, blocks)
+    prefix = f"{server.url}/{uuid.uuid4().hex}"
+    fresh = [new_writer(f"{prefix}/{i}", plan, server.options()) for i in range(REPEATS)]
+    written: list[Any] = []
+    backend = fresh[0].store.backend
+
+    def write() -> None:
+        written.append(fresh.pop())
+        write_all(written[-1], blocks)
+
+    def put() -> None:
+        with ThreadPoolExecutor(S3_PUTS) as pool:
+            list(pool.map(lambda item: backend.put(f"plain/{item[0]}", item[1]), objects.items()))
+
+    name = f"write_s3_vs_put{suffix}"
+    figures[name] = compare(name, write, put, repeats=REPEATS)
+    store = written[-1].store
+    written[-1].seal()
+    keys = [f"plain/{key}" for key in objects if key.startswith(NAME)]
+
+    async def get_all() -> None:
+        gate = asyncio.Semaphore(READ_CONCURRENCY)
+
+        async def get(key: str) -> None:
+            async with gate:
+                await backend.get_async(key, max_bytes=2**31)
+
+        await asyncio.gather(*(get(key) for key in keys))
+
+    name = f"read_s3_vs_get{suffix}"
+    figures[name] = compare(
+        name, lambda: read_all(store), lambda: asyncio.run(get_all()), repeats=REPEATS
+    )
+
+
+def read_all(store: Any) -> np.ndarray:
+    """Return the whole array, opened anew: xarray would remember the values."""
+    return open_run(store, "bench", chunks=None)[NAME].values
+
+
+def latency(server: Any) -> dict[str, float]:
+    """Read one layer of 160 objects behind 60 ms, against waves of as many GETs as run at once."""
+    delay, n_objects = 0.06, 160
+    plan = make_plan(n_texts=16 * n_objects, n_layers=2, hidden=256, rows=16)
+    url = f"{server.url}/{uuid.uuid4().hex}"
+    writer = new_writer(url, plan, server.options())
+    write_all(writer, make_blocks(plan))
+    writer.seal()
+    with LatencyProxy(server.endpoint, seconds=delay) as endpoint:
+        options = {**server.options(), "endpoint_url": endpoint}
+        store = create_store(url, storage_options=options)
+        array = open_run(store, "bench")[NAME].sel(layer=1)
+        took = min(seconds(array.compute) for _ in range(3))
+    ideal = math.ceil(n_objects / READ_CONCURRENCY) * delay
+    print(f"latency60ms: {took:.3f} s, ideal {ideal:.3f} s")
+    return {"latency60ms_vs_ideal": round(took / ideal, 2)}
+
+
+# -- memory
+
+_MEMORY = """
+import resource, sys
+sys.path.insert(0, {root!r})
+import benchmarks.store as bench
+from threading import Thread
+plan = bench.make_plan()
+folder = sys.argv[1]
+writer = bench.new_writer(folder, plan)
+n_bytes = None
+import numpy as np
+def make(block):
+    rows = plan.block_rows(block)
+    shape = (rows.stop - rows.start, *plan.arrays[0].shape[1:])
+    values = np.empty(shape, dtype=np.float32)
+    rng = np.random.default_rng(block)
+    for row in values:
+        row[...] = rng.standard_normal(row.shape, dtype=np.float32)
+    values.view(np.uint32)[...] &= np.uint32(0xFFFF0000)
+    return {{bench.NAME: values, "resid_post_norm": np.abs(values[..., 0])}}
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for block in range(plan.n_blocks):
+    arrays = make(block)
+    n_bytes = n_bytes or arrays[bench.NAME].nbytes
+    writer.write_block(block, arrays)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print((peak - base) * 1024 / n_bytes)
+"""
+
+
+def writer_memory() -> float:
+    """Return the memory of a writer over its baseline, in row-blocks, the caller's included."""
+    root = str(Path(__file__).resolve().parent.parent)
+    with scratch() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", _MEMORY.format(root=root), str(folder)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    return round(float(done.stdout.split()[-1]), 2)
+
+
+def main() -> None:
+    """Run everything; print the figures."""
+    figures: dict[str, Any] = {}
+    figures["writer_rss_blocks"] = writer_memory()
+    bench_writes(figures)
+    bench_s3(figures)
+    emit(figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from actlake.cli import cli
+from actlake.extract import load_model, plan_extraction
+from actlake.extract.costs import Memory, check_memory, measure_speed, memory_needed
+from actlake.schemas import CaptureSpec, ExtractSpec, InvalidInputError
+from tests.extract.test_run import TEXTS
+from tests.extract.tiny import tiny_folder
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(tiny_folder("llama", tmp_path_factory.mktemp("model") / "tiny-llama"))
+
+
+def plan(folder, **options):
+    return plan_extraction(
+        TEXTS, model=folder, run="r", corpus="c",
+        extract=ExtractSpec(device="cpu", **{"chunk_size": 7, "batch_tokens": 200, **options}),
+    )  # fmt: skip
+
+
+def test_more_tokens_larger_blocks_and_wider_types_need_more(folder):
+    cpu = torch.device("cpu")
+    base = memory_needed(plan(folder), cpu)["host"]
+    assert base.fits
+    assert base.free is None or base.free > 2**20
+    for options in ({"batch_tokens": 100_000}, {"chunk_size": 24}):
+        assert memory_needed(plan(folder, **options), cpu)["host"].needed > base.needed
+    half = plan_extraction(
+        TEXTS, model=folder, run="r", corpus="c", capture=CaptureSpec(dtype="bfloat16"),
+        extract=ExtractSpec(device="cpu", chunk_size=7, batch_tokens=200),
+    )  # fmt: skip
+    assert memory_needed(half, cpu)["host"].needed < base.needed
+
+
+def test_what_cannot_fit_is_refused_with_the_options_that_would(folder):
+    prepared = plan(folder)
+    check_memory(prepared, {"host": Memory(10, 10), "device": Memory(10, None)})
+    with pytest.raises(InvalidInputError, match=r"device: 9\.0 GB needed, 8\.0 GB free") as found:
+        check_memory(
+            prepared, {"host": Memory(1, 10), "device": Memory(9_000_000_000, 8_000_000_000)}
+        )
+    for option in ("--batch-tokens", "--chunk-size", "--dtype bfloat16"):
+        assert option in str(found.value)
+
+
+def test_a_plan_that_is_absurdly_large_does_not_fit_here(folder):
+    prepared = plan(folder)
+    model = prepared.plan.model.model_copy(update={"n_parameters": 10**15})
+    huge = replace(prepared, plan=prepared.plan.model_copy(update={"model": model}))
+    with pytest.raises(InvalidInputError, match="does not fit"):
+        check_memory(huge, memory_needed(huge, torch.device("cpu")))
+
+
+def test_a_probe_runs_for_as_long_as_it_may_and_stores_nothing(folder):
+    prepared = plan(folder)
+    loaded = load_model(folder, device="cpu")
+    speed = measure_speed(prepared, loaded, max_seconds=0.2)
+    assert speed.tokens_per_second > 0
+    assert speed.seconds == pytest.approx(prepared.plan.n_tokens / speed.tokens_per_second)
+    assert speed.cost(3600.0) == pytest.approx(speed.seconds)
+
+
+def test_the_command_prices_a_run_and_writes_nothing(tmp_path):
+    store = str(tmp_path / "s")
+    command = ["extract", "bundled:llama-organism", "--corpus", "bundled:demo", "--store", store]
+    command += ["--dry-run", "--json", "--device", "cpu"]
+    found = json.loads(CliRunner().invoke(cli, command).stdout)
+    assert found["host_bytes_needed"] > 0
+    assert "estimated_seconds" not in found
+    priced = [*command, "--probe", "0.1", "--price-per-hour", "3600"]
+    found = json.loads(CliRunner().invoke(cli, priced).stdout)
+    assert found["estimated_cost"] == pytest.approx(found["estimated_seconds"], abs=0.1)
+    assert found["estimated_seconds"] * found["tokens_per_second"] == pytest.approx(
+        found["tokens"], rel=0.05
+    )
+    assert not (tmp_path / "s").exists()
