@@ -254,7 +254,14 @@ def steer_stage(
         if layers is not None:
             layers.to_csv(folder / "layers.csv", index=False)
         direction = directions_record(probe.directions, "diff_means", spec.pool, layer=layer)
-        norms = open_run(store, run)[norm_name(direction.site)].sel(layer=layer)
+        stored, norm = open_run(store, run), norm_name(direction.site)
+        if norm not in stored:
+            msg = (
+                f"run {run!r} holds no {norm}, so strengths have no scale: imported activations "
+                "bring no norms; steer a run that `actlake extract` wrote"
+            )
+            raise InvalidInputError(msg)
+        norms = stored[norm].sel(layer=layer)
         result = sweep_direction(
             loaded,
             direction,
