@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from ..schemas import (
     parse_size,
     texts_digest,
 )
-from ..store import rows_per_block
+from ..store import rows_per_block, text_coords
 from .batching import order_texts, pack_batches
 from .loading import LoadedModel
 from .rendering import TokenRow, render_texts
@@ -33,7 +33,6 @@ __all__ = ["TOKEN_MASK", "PreparedRun", "prepare_run"]
 TOKEN_MASK = "response tokens without special tokens"  # not a password
 ORDINARY = "all tokens without special tokens"
 WITH_BOS = "all tokens without special tokens, and the BOS"
-_LABELS = {"positive": 1, "negative": 0, "neutral": -1}
 
 
 @dataclass(frozen=True)
@@ -197,29 +196,15 @@ def _rows_digest(rows: Sequence[TokenRow]) -> str:
 
 def _coords(rows: Sequence[TokenRow], layers: Sequence[int]) -> dict[str, np.ndarray]:
     """Return the coordinates that are known before the model runs."""
-    texts = [row.text for row in rows]
-    strings: Mapping[str, list[str]] = {
-        "text": [t.id for t in texts],
-        "arm": [t.arm for t in texts],
-        "pair": [t.pair or "" for t in texts],
-        "scenario": [t.scenario for t in texts],
-        "category": [t.category for t in texts],
-        "generator": [t.generator for t in texts],
-        "split": [t.split for t in texts],
-        "subset": [t.subset for t in texts],
-        "variant": [t.variant for t in texts],
-    }
     counts = {
         "n_tokens": [row.n_tokens for row in rows],
         "n_tokens_total": [row.n_total for row in rows],
         "n_prompt_tokens": [row.n_prompt for row in rows],
         "n_response_tokens": [int(row.response.sum()) for row in rows],
-        "n_chars": [t.n_chars for t in texts],
     }
     return {
-        **{name: np.array(values, dtype=np.str_) for name, values in strings.items()},
+        **text_coords([row.text for row in rows]),
         **{name: np.array(values, dtype=np.int32) for name, values in counts.items()},
-        "label": np.array([_LABELS[t.arm] for t in texts], dtype=np.int8),
         "layer": np.array(layers, dtype=np.int32),
     }
 

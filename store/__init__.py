@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .block_claims import BlockClaimedError
     from .card import write_card
     from .catalog import read_catalog
+    from .coordinates import text_coords
     from .environment import describe_environment
     from .importing import PreparedImport, import_run, prepare_import
     from .layout import rows_per_block
@@ -45,6 +46,7 @@ __all__ = [
     "push",
     "read_catalog",
     "rows_per_block",
+    "text_coords",
     "verify_run",
     "write_card",
 ]
@@ -71,6 +73,7 @@ _MODULES = {
     "push": "transfer",
     "read_catalog": "catalog",
     "rows_per_block": "layout",
+    "text_coords": "coordinates",
     "verify_run": "verification",
     "write_card": "card",
 }

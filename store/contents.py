@@ -11,6 +11,7 @@ import numpy as np
 from ..schemas import CorruptError, RunPlan, Text
 from .bits import fill_value, from_bits, stored_dtype
 from .chunks import chunk_fault, unpack_chunk
+from .coordinates import LABELS
 from .documents import Documents, chunk_limits, static_chunk_keys
 from .faults import Fault
 from .layout import RunKeys, chunk_rows, text_limit
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Contents", "object_limit"]
 
-_LABELS = {"positive": 1, "negative": 0, "neutral": -1}
 _OF_TEXT = ("arm", "pair", "scenario", "category", "generator", "split", "subset", "variant")
 _CODEC_BYTES = 4096  # what a codec may add to values that do not shrink
 
@@ -95,7 +95,7 @@ class Contents:
         if text is not None and len(set(text.tolist())) != len(text):
             faults.append(_fault("text", "a text id stands twice in it"))
         if "arm" in values and "label" in values:
-            labels = [_LABELS.get(arm) for arm in values["arm"].tolist()]
+            labels = [LABELS.get(arm) for arm in values["arm"].tolist()]
             given = values["label"].tolist()
             row = next((i for i, known in enumerate(labels) if known not in {None, given[i]}), None)
             if row is not None:

@@ -25,6 +25,7 @@ from ..schemas import (
     digest_json,
     texts_digest,
 )
+from .coordinates import text_coords
 from .environment import describe_environment
 from .layout import DEFAULT_CHUNK_BYTES, rows_per_block
 from .store import Store
@@ -35,7 +36,6 @@ __all__ = ["PreparedImport", "import_run", "prepare_import"]
 Arrangement = Literal["stacked", "per layer", "per text"]
 
 _LAYER = re.compile(r"(?:^|[^a-z])layers?[_.\-]?(\d+)$", re.IGNORECASE)
-_LABELS = {"positive": 1, "negative": 0, "neutral": -1}
 _EXPECTED = (
     "expected (text, layer, hidden) in one or several files, or (text, hidden) each named "
     "layer_<i>, or (layer, hidden) each named by the id of its text"
@@ -203,7 +203,7 @@ def prepare_import(
         batch_tokens=1,
         arrays=(spec,),
     )
-    return PreparedImport(plan, _coords(ordered), arrangement, tuple(kept), np.array(order))
+    return PreparedImport(plan, text_coords(ordered), arrangement, tuple(kept), np.array(order))
 
 
 def import_run(
@@ -346,23 +346,3 @@ def _check_finite(prepared: PreparedImport, values: np.ndarray[Any, Any], *, fir
         "nothing was written: extract it again, or leave the text out"
     )
     raise NumericalError(msg)
-
-
-def _coords(texts: Sequence[Text]) -> dict[str, np.ndarray[Any, Any]]:
-    """Return what is known of the rows without a tokenizer."""
-    strings = {
-        "text": [t.id for t in texts],
-        "arm": [t.arm for t in texts],
-        "pair": [t.pair or "" for t in texts],
-        "scenario": [t.scenario for t in texts],
-        "category": [t.category for t in texts],
-        "generator": [t.generator for t in texts],
-        "split": [t.split for t in texts],
-        "subset": [t.subset for t in texts],
-        "variant": [t.variant for t in texts],
-    }
-    return {
-        **{name: np.array(values, dtype=np.str_) for name, values in strings.items()},
-        "n_chars": np.array([t.n_chars for t in texts], dtype=np.int32),
-        "label": np.array([_LABELS[t.arm] for t in texts], dtype=np.int8),
-    }

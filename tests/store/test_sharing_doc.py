@@ -27,5 +27,7 @@ def test_every_command_shown_exists_with_its_options():
 
 
 def test_the_code_shown_is_python():
-    for block in re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL):
+    found = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
+    assert found
+    for block in found:
         compile(block, "sharing.md", "exec")
