@@ -109,7 +109,7 @@ def write_all(writer: Any, blocks: list[dict[str, np.ndarray]]) -> None:
         writer.write_block(block, arrays)
 
 
-def encoded(plan: RunPlan, blocks: list[dict[str, np.ndarray]]) -> dict[str, bytes]:
+def encoded(plan: RunPlan, blocks: list[dict[str, np.ndarray]]) -> dict[str, memoryview]:
     """Return the objects of all blocks, as the store writes them."""
     return {
         key: encode_chunk(values, codec=plan.codec)
@@ -130,10 +130,10 @@ def scratch() -> Iterator[Path]:
 # -- writing to a disk
 
 
-def plain_writes(folder: Path, objects: dict[str, bytes], *, threads: int) -> None:
+def plain_writes(folder: Path, objects: dict[str, memoryview], *, threads: int) -> None:
     """Write the objects as files, synced like the store's."""
 
-    def write(item: tuple[str, bytes]) -> None:
+    def write(item: tuple[str, memoryview]) -> None:
         path = folder / item[0]
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from ..schemas import CorruptError, InvalidInputError, StorageError
 from .location import Location
 
-__all__ = ["FULL", "Backend", "NoSpaceError", "TransientError", "bounded", "check_key"]
+__all__ = ["FULL", "Backend", "Data", "NoSpaceError", "TransientError", "bounded", "check_key"]
+
+Data: TypeAlias = bytes | memoryview  # what is stored: never copied on its way
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -37,11 +39,11 @@ class Backend(Protocol):
         """Return what :meth:`get` returns, without blocking the event loop that awaits it."""
         ...
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: Data) -> None:
         """Store the object, replacing one that is there; readers see the old or the new one."""
         ...
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Data) -> bool:
         """Store the object only if none is there; return whether this call stored it.
 
         False can be the answer to a repetition of this very call, by an HTTP library below: who

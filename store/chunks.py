@@ -7,6 +7,7 @@ import struct
 from numcodecs import blosc
 
 from ..schemas import CorruptError
+from .backend import Data
 from .codec import PLAIN, crc_matches
 
 __all__ = ["check_strings", "chunk_fault", "unpack_chunk"]
@@ -18,7 +19,7 @@ _STORED_AS_IS = 0x02
 
 
 def chunk_fault(
-    data: bytes, *, codec: str, item_size: int, n_bytes: int, exactly: bool
+    data: Data, *, codec: str, item_size: int, n_bytes: int, exactly: bool
 ) -> str | None:
     """Return what is wrong with a stored chunk before it is decoded, None where nothing is.
 
@@ -61,22 +62,24 @@ def chunk_fault(
     return None
 
 
-def unpack_chunk(data: bytes, *, codec: str) -> bytes:
+def unpack_chunk(data: Data, *, codec: str) -> Data:
     """Return the decoded bytes of a chunk in which ``chunk_fault`` found nothing."""
+    body = memoryview(data)[:-_CRC_BYTES]  # no copy
     if codec == PLAIN:
-        return data[:-_CRC_BYTES]
+        return body
     try:
-        return bytes(blosc.decompress(data[:-_CRC_BYTES]))
+        return bytes(blosc.decompress(body))
     except (RuntimeError, ValueError) as err:
         msg = f"cannot be decoded: {err}"
         raise CorruptError(msg) from err
 
 
-def check_strings(plain: bytes, *, n_values: int) -> list[str]:
+def check_strings(plain: Data, *, n_values: int) -> list[str]:
     """Return the ``n_values`` strings of decoded vlen-utf8; raise CorruptError if it is not that.
 
     vlen-utf8 is the number of strings, then each with its length before it, all uint32.
     """
+    plain = bytes(plain)
     wrong, at = None, 4
     values: list[str] = []
     (count,) = struct.unpack_from("<I", plain) if len(plain) >= 4 else (-1,)

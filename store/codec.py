@@ -70,8 +70,8 @@ def codec_metadata(dtype: str, *, codec: str = BLOSC) -> list[dict[str, Any]]:
     return [first, {"name": "blosc", "configuration": blosc}, {"name": "crc32c"}]
 
 
-def encode_chunk(array: np.ndarray[Any, Any], *, codec: str = BLOSC) -> bytes:
-    """Return the stored bytes of one chunk: blosc(zstd, 1, shuffle), then its crc32c.
+def encode_chunk(array: np.ndarray[Any, Any], *, codec: str = BLOSC) -> memoryview:
+    """Return the stored bytes of one chunk, read-only: blosc(zstd, 1, shuffle), then its crc32c.
 
     Parameters
     ----------
@@ -81,19 +81,32 @@ def encode_chunk(array: np.ndarray[Any, Any], *, codec: str = BLOSC) -> bytes:
         ``BLOSC``, or ``PLAIN`` for the bytes as they are, then their crc32c.
     """
     if _is_text(array):
-        plain: Any = _encode_text([str(v) for v in array.ravel()])
-        size = 1
+        text = _encode_text([str(v) for v in array.ravel()])
+        values, size = np.frombuffer(text, np.uint8), 1
     else:
-        size = array.dtype.itemsize
-        little = array.dtype.newbyteorder("<")
-        plain = np.ascontiguousarray(array, dtype=little).reshape(-1).view(np.uint8)
-    packed = plain if codec == PLAIN else _blosc(size).encode(plain)
-    # Joined, not added: a chunk has megabytes, and each copy of it shows.
-    return b"".join([packed, struct.pack("<I", google_crc32c.value(packed))])
+        values, size = array.astype(array.dtype.newbyteorder("<"), copy=False), array.dtype.itemsize
+    if codec == PLAIN:
+        return _with_crc(values)
+    plain = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    return _with_crc(np.frombuffer(_blosc(size).encode(plain), np.uint8))
+
+
+def _with_crc(values: np.ndarray[Any, Any]) -> memoryview:
+    """Return the bytes of ``values`` and their crc32c, gathered in one pass.
+
+    An array rather than bytes: numpy asks the kernel for huge pages, and the page faults of
+    another copy of some megabytes would cost more than the copy.
+    """
+    stored = np.empty(values.nbytes + _CRC_BYTES, dtype=np.uint8)
+    body = stored[:-_CRC_BYTES]
+    body.view(values.dtype).reshape(values.shape)[...] = values
+    stored[-_CRC_BYTES:].view("<u4")[...] = google_crc32c.value(body)
+    stored.flags.writeable = False
+    return stored.data
 
 
 def decode_chunk(
-    data: bytes, *, dtype: str, max_bytes: int, codec: str = BLOSC
+    data: bytes | memoryview, *, dtype: str, max_bytes: int, codec: str = BLOSC
 ) -> np.ndarray[Any, Any]:
     """Return the values of a chunk, flat; text as an object array.
 
@@ -109,23 +122,24 @@ def decode_chunk(
         size = decoded_size(data, codec=codec)
         msg = f"a chunk claims {size} bytes, expected at most {max_bytes}"
         raise CorruptError(msg)
-    plain = data[:-_CRC_BYTES]
+    plain: bytes | memoryview = memoryview(data)[:-_CRC_BYTES]
     if codec == BLOSC:
         plain = bytes(_blosc(_item_size(dtype)).decode(plain))
     if dtype == "string":
-        return np.array(_decode_text(plain), dtype=object)
+        return np.array(_decode_text(bytes(plain)), dtype=object)
     return np.frombuffer(plain, dtype=np.dtype(dtype).newbyteorder("<"))
 
 
-def crc_matches(data: bytes) -> bool:
+def crc_matches(data: bytes | memoryview) -> bool:
     """Return whether the last four bytes are the crc32c of the others."""
     if len(data) < _CRC_BYTES:
         return False
-    (stored,) = struct.unpack("<I", data[-_CRC_BYTES:])
-    return bool(google_crc32c.value(data[:-_CRC_BYTES]) == stored)
+    (stored,) = struct.unpack_from("<I", data, len(data) - _CRC_BYTES)
+    body = np.frombuffer(data, np.uint8, count=len(data) - _CRC_BYTES)  # a slice would be a copy
+    return bool(google_crc32c.value(body) == stored)
 
 
-def decoded_size(data: bytes, *, codec: str = BLOSC) -> int:
+def decoded_size(data: bytes | memoryview, *, codec: str = BLOSC) -> int:
     """Return how many bytes a chunk says it decodes to (0 where it is too short)."""
     if codec == PLAIN:
         return max(0, len(data) - _CRC_BYTES)

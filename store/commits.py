@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 
 from ..schemas import BlockCommit, CorruptError, ObjectInfo, RunPlan
+from .backend import Data
 from .layout import block_keys
 
 __all__ = ["check_commit", "object_info"]
 
 
-def object_info(key: str, data: bytes) -> ObjectInfo:
+def object_info(key: str, data: Data) -> ObjectInfo:
     """Return key, size and hash of an object."""
     return ObjectInfo(key=key, n_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 

@@ -20,7 +20,7 @@ from zarr.abc.store import (
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from ..schemas import CorruptError
-from .backend import Backend
+from .backend import Backend, Data
 from .chunks import check_strings, chunk_fault, unpack_chunk
 from .codec import BLOSC, PLAIN, decoded_size
 from .partial import LeftOut
@@ -111,7 +111,7 @@ class CommittedStore(Store):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return an object, or None where it was not committed."""
-        data = self._metadata.get(key)
+        data: Data | None = self._metadata.get(key)
         if data is None:
             if key not in self._sizes:
                 return None
@@ -120,7 +120,7 @@ class CommittedStore(Store):
             data = await self._get_chunk(key)
         return prototype.buffer.from_bytes(_cut(data, byte_range))
 
-    async def _get_chunk(self, key: str) -> bytes:
+    async def _get_chunk(self, key: str) -> Data:
         """Return a committed chunk, checked and decoded; raise CorruptError where it is not it."""
         size = self._sizes[key]
         name = key.partition("/")[0]
@@ -249,7 +249,7 @@ def _form(array: Mapping[str, Any]) -> _Form:
     )
 
 
-def _cut(data: bytes, part: ByteRequest | None) -> bytes:
+def _cut(data: Data, part: ByteRequest | None) -> Data:
     if isinstance(part, RangeByteRequest):
         return data[part.start : part.end]
     if isinstance(part, OffsetByteRequest):

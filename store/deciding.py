@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ..schemas import BlockCommit, BlockDecision, CorruptError, RunPlan, StorageError
+from .backend import Data
 from .commits import check_commit
 from .layout import RunKeys
 
@@ -54,7 +55,7 @@ def create_or_read(store: Store, key: str, data: bytes) -> bytes:
     raise StorageError(msg)
 
 
-def is_ours(store: Store, key: str, data: bytes) -> bool:
+def is_ours(store: Store, key: str, data: Data) -> bool:
     """Create an object under ``key``; return whether these bytes lie there now."""
     for _ in range(_TRIES):
         if store.backend.create(key, data):

@@ -238,7 +238,7 @@ def encode_static(array: StaticArray) -> dict[str, bytes]:
         part = array.values[start : start + size]
         if len(part) < size:
             part = np.pad(part, (0, size - len(part)))
-        objects[f"{array.name}/c/{index}"] = encode_chunk(part)
+        objects[f"{array.name}/c/{index}"] = bytes(encode_chunk(part))
     return objects
 
 

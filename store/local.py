@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..schemas import StorageError
-from .backend import FULL, NoSpaceError, bounded, check_key
+from .backend import FULL, Data, NoSpaceError, bounded, check_key
 from .location import Location
 
 __all__ = ["LocalBackend"]
@@ -61,7 +61,7 @@ class LocalBackend:
         """Return the file's bytes, read in a thread."""
         return await asyncio.to_thread(self.get, key, max_bytes=max_bytes)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: Data) -> None:
         """Write a temporary file, sync it and move it into place."""
         with self._errors(f"writing {key}"):
             temporary, path = self._write_beside(key, data)
@@ -72,7 +72,7 @@ class LocalBackend:
                 raise
             _sync_folder(path.parent)
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Data) -> bool:
         """Write a temporary file, sync it and hard-link it to its name, if that name is free.
 
         Raises
@@ -96,7 +96,7 @@ class LocalBackend:
             _sync_folder(path.parent)
             return True
 
-    def _write_beside(self, key: str, data: bytes) -> tuple[Path, Path]:
+    def _write_beside(self, key: str, data: Data) -> tuple[Path, Path]:
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.tmp-{_host()}-{os.getpid()}-{uuid.uuid4().hex}")

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..schemas import CorruptError, StorageError
-from .backend import Backend, TransientError, check_key
+from .backend import Backend, Data, TransientError, check_key
 from .failures import Failure, storage_error
 from .location import Location
 from .s3_options import obstore_settings
@@ -135,12 +135,12 @@ class ObstoreBackend:
             raise TransientError(msg)
         return data
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: Data) -> None:
         """PUT the object."""
         with self._errors(f"writing {key}"):
             self._store.put(check_key(key), data, use_multipart=False)
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Data) -> bool:
         """PUT the object with ``If-None-Match: *``."""
         from obstore.exceptions import AlreadyExistsError, NotSupportedError
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..schemas import StorageError
-from .backend import FULL, bounded, check_key
+from .backend import FULL, Data, bounded, check_key
 from .failures import Failure, storage_error
 from .location import Location
 
@@ -107,20 +107,20 @@ class FsspecBackend:
                 data = _absent_or_empty(err)
         return None if data is None else bounded(bytes(data), key=key, max_bytes=max_bytes)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: Data) -> None:
         """PUT the object."""
         with self._errors(f"writing {key}"):
             try:
-                self._fs.pipe_file(self._path(key), data)
+                self._fs.pipe_file(self._path(key), bytes(data))  # all that fsspec takes
             except NotImplementedError as err:
                 msg = f"{self.location.url} cannot be written to; give a folder or an object store"
                 raise StorageError(msg) from err
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Data) -> bool:
         """PUT the object with ``If-None-Match: *`` (or what the file system has for that)."""
         with self._errors(f"creating {key}"):
             try:
-                self._fs.pipe_file(self._path(key), data, mode="create")
+                self._fs.pipe_file(self._path(key), bytes(data), mode="create")
             except FileExistsError:
                 return False
             except OSError as err:

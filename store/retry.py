@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .backend import Backend, TransientError
+from .backend import Backend, Data, TransientError
 
 __all__ = ["RetryPolicy", "RetryingBackend"]
 
@@ -106,11 +106,11 @@ class RetryingBackend:
             msg = f"{err} (tried {self.policy.attempts} times)"
             raise TransientError(msg) from err
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: Data) -> None:
         """Store the object."""
         self._repeat(lambda _: self.inner.put(key, data))
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Data) -> bool:
         """Store the object only if none is there; return whether this call stored it.
 
         A repetition that finds the object there reads it back: equal bytes are those of an
@@ -124,7 +124,7 @@ class RetryingBackend:
 
         return self._repeat(attempt)
 
-    def _is_stored(self, key: str, data: bytes) -> bool:
+    def _is_stored(self, key: str, data: Data) -> bool:
         size = self.inner.size(key)
         return size == len(data) and self.inner.get(key, max_bytes=len(data)) == data
 

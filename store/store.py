@@ -31,7 +31,7 @@ from ..schemas import (
     Text,
     texts_digest,
 )
-from .backend import Backend
+from .backend import Backend, Data
 from .catalog import read_catalog
 from .clients import open_backend
 from .clock import now
@@ -294,7 +294,7 @@ class Store:
             self, plan, coords=coords, environment=environment, token_data=token_data or {}
         )
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Data) -> bool:
         """Store an object only if none is there; return whether this call stored it.
 
         On a server that ignores the condition this checks and then writes: safe as long as no

@@ -27,7 +27,7 @@ from actlake.schemas import (
     StoreInfo,
 )
 from actlake.store import RunWriter, block_claims, verify_run
-from actlake.store.backend import bounded, check_key
+from actlake.store.backend import Data, bounded, check_key
 from actlake.store.codec import decode_chunk
 from actlake.store.failures import Failure, storage_error
 from actlake.store.location import Location
@@ -67,11 +67,12 @@ class MemoryBackend:
     async def get_async(self, key: str, *, max_bytes: int):
         return self.get(key, max_bytes=max_bytes)
 
-    def put(self, key: str, data: bytes) -> None:
-        self.objects[check_key(key)] = data
+    def put(self, key: str, data: Data) -> None:
+        self.objects[check_key(key)] = bytes(data)
 
-    def create(self, key: str, data: bytes) -> bool:
-        return self.objects.setdefault(check_key(key), data) is data
+    def create(self, key: str, data: Data) -> bool:
+        mine = bytes(data)
+        return self.objects.setdefault(check_key(key), mine) is mine
 
     def delete(self, key: str) -> None:
         self.objects.pop(key, None)

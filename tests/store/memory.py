@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from actlake.schemas import StoreInfo
 from actlake.store import Store
-from actlake.store.backend import bounded, check_key
+from actlake.store.backend import Data, bounded, check_key
 from actlake.store.clock import now
 from actlake.store.location import Location
 
@@ -27,10 +27,10 @@ class MemoryBackend:
     async def get_async(self, key: str, *, max_bytes: int) -> bytes | None:
         return self.get(key, max_bytes=max_bytes)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: Data) -> None:
         self.objects[check_key(key)] = bytes(data)
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Data) -> bool:
         if key in self.objects:
             return False
         self.put(key, data)

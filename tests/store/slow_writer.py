@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from actlake.store import create_store
+from actlake.store.backend import Data
 from tests.store.samples import block_values, make_plan, write_run
 
 
@@ -26,7 +27,7 @@ def main() -> None:
     writer = write_run(store, plan, blocks=[], seal=False)
     put = store.backend.put
 
-    def put_slowly(key: str, data: bytes) -> None:
+    def put_slowly(key: str, data: Data) -> None:
         time.sleep(0.004)
         put(key, data)
 

@@ -159,4 +159,4 @@ def test_the_same_values_give_the_same_bytes_in_every_thread():
     for thread in threads:
         thread.join()
     assert len(results) == 44
-    assert len(set(results)) == 1
+    assert len(set(map(bytes, results))) == 1
