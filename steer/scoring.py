@@ -10,7 +10,8 @@ import torch
 
 from ..extract import LoadedModel, TokenRow, find_blocks, unwrap_hidden
 from ..schemas import InvalidInputError
-from .intervention import Addition, intervene
+from .intervention import Intervention, intervene
+from .positions import Positions
 
 __all__ = [
     "Condition",
@@ -136,11 +137,12 @@ def score_rows(
             positions=positions,
             bos=loaded.tokenizer.bos_token_id,
         )
-        addition = Addition(
-            layer=layer,
+        addition = Intervention(
+            "add",
+            (layer,),
+            torch.tensor([conditions[i].alpha for i in chosen], dtype=torch.float32),
+            Positions(batch.steered),
             vectors=vectors[[conditions[i].direction for i in chosen]],
-            alphas=torch.tensor([conditions[i].alpha for i in chosen], dtype=torch.float32),
-            positions=batch.steered,
         )
         with intervene(network, [addition]):
             out[chosen] = _mean_log_probs(network, batch, device)
