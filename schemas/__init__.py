@@ -44,7 +44,7 @@ from .study import (
     StudyFile,
     StudyModel,
 )
-from .text import Arm, ArmNames, CorpusInfo, Pair, Split, Text, TextId, texts_digest
+from .text import Arm, ArmNames, CorpusInfo, Pair, Split, Text, TextId, Turn, texts_digest
 from .transfer import Pulled, PulledPart
 
 __all__ = [
@@ -102,6 +102,7 @@ __all__ = [
     "Text",
     "TextId",
     "TokenizerInfo",
+    "Turn",
     "array_name",
     "canonical_json",
     "digest_json",
