@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .environment import describe_environment
     from .importing import PreparedImport, import_run, prepare_import
     from .layout import rows_per_block
+    from .notes import finite_texts
     from .reader import open_run
     from .repair import RepairPlan, apply_repair, plan_repair
     from .store import Store, create_store, open_store
@@ -36,6 +37,7 @@ __all__ = [
     "apply_repair",
     "create_store",
     "describe_environment",
+    "finite_texts",
     "import_run",
     "open_run",
     "open_runs",
@@ -63,6 +65,7 @@ _MODULES = {
     "apply_repair": "repair",
     "create_store": "store",
     "describe_environment": "environment",
+    "finite_texts": "notes",
     "import_run": "importing",
     "open_run": "reader",
     "open_runs": "aligned",

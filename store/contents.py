@@ -42,14 +42,19 @@ class Contents:
     def __init__(self, store: Store, plan: RunPlan, documents: Documents) -> None:
         self._store, self._plan, self._documents = store, plan, documents
         self._specs = {spec.name: spec for spec in plan.arrays}
+        self._nan_rows = np.empty(0, dtype=np.int64)
+
+    def allow_nan(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        """Let vectors of these rows be NaN throughout: see :mod:`.notes`."""
+        self._nan_rows = rows
 
     # -- activations
 
     def chunk_fault(self, key: str, data: bytes) -> str | None:
         """Return what is wrong with the values of a chunk that a block wrote.
 
-        Every value of a row must be finite, a norm not negative, and rows past the last text
-        must hold the fill value.
+        Every value of a row must be finite, or all of them NaN where that is noted, a norm not
+        negative, and rows past the last text must hold the fill value.
         """
         plan = self._plan
         name, _, place = key.partition("/c/")
@@ -77,6 +82,11 @@ class Contents:
             stored[:n_rows] if spec.dtype == "float32" else from_bits(stored[:n_rows], spec.dtype)
         )
         bad = ~np.isfinite(rows).all(axis=1)
+        if bad.any() and self._nan_rows.size:
+            # One vector per row, but for norms: there each layer stands for itself.
+            blank = np.isnan(rows) if len(spec.shape) == 2 else np.isnan(rows).all(axis=1)[:, None]
+            noted = np.isin(first + np.arange(n_rows), self._nan_rows)[:, None]
+            bad = ~(np.isfinite(rows) | (blank & noted)).all(axis=1)
         if bad.any():
             row = first + int(np.argmax(bad))
             return f"{int(bad.sum())} rows with values that are not finite, the first is {row}"

@@ -25,6 +25,7 @@ from .deciding import read_decision
 from .faults import Fault, FaultKind, VerifyReport
 from .layout import CATALOG_KEY, METADATA_NAME, STORE_KEY, RunKeys, block_keys, rows_of_key
 from .metadata import METADATA_BYTES, STATIC_KEY
+from .notes import nonfinite_rows
 from .partial import coverage_of, has_key, pulled_key, read_pulled, sealed_root_key, shown_root
 from .statics import Statics, read_statics
 from .store import Store
@@ -59,9 +60,9 @@ def verify_run(
         Of the activations only this share of the objects, above 0 and at most 1, drawn with
         ``seed``.
     full
-        Also decode every chunk: its checksum, its size, finite values in every row and NaN past
-        the last one, norms that are not negative; and hold the coordinates against each other,
-        the plan and the corpus.
+        Also decode every chunk: its checksum, its size, finite values in every row (or NaN
+        where the commit record notes it) and NaN past the last one, norms that are not negative;
+        and hold the coordinates against each other, the plan and the corpus.
     seed
         The seed of the draw.
 
@@ -117,6 +118,8 @@ class _Verification:
             data = [info for info in data if _layer_index(info.key) in {None, *chosen}]
         checked += draw(data, sample, seed=seed)
         contents = Contents(self.store, plan, statics.documents) if self.full else None
+        if contents is not None:
+            contents.allow_nan(nonfinite_rows(commits))
         found = each(
             lambda info: self._object(info, contents, partial=partial),
             checked,
