@@ -154,7 +154,7 @@ def test_values_that_are_not_finite_stop_the_run_with_text_and_layer(tmp_path, f
     model.save_pretrained(broken)
     load_model(str(folder), weights=False).tokenizer.save_pretrained(broken)
     store = create_store(str(tmp_path / "store"))
-    with pytest.raises(NumericalError, match=r"of text 't\d\d' is not finite at layer 2, first at .*dtype"):
+    with pytest.raises(NumericalError, match=r"of text 't\d\d' is not finite at layer 2, .*dtype"):
         extract(store, broken)
     assert store.read_commits("r") == []
 
