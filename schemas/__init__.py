@@ -29,6 +29,7 @@ from .run import (
     RunPlan,
     Seal,
     StoreInfo,
+    TokenAxis,
     TokenizerInfo,
 )
 from .sizes import parse_size
@@ -101,6 +102,7 @@ __all__ = [
     "StudyModel",
     "Text",
     "TextId",
+    "TokenAxis",
     "TokenizerInfo",
     "Turn",
     "array_name",

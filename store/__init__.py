@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .reader import open_run
     from .repair import RepairPlan, apply_repair, plan_repair
     from .store import Store, create_store, open_store
+    from .tokens import plan_token_axis, rows_within_memory
     from .transfer import Transfer, pull, push
     from .verification import Fault, VerifyReport, verify_run
     from .writer import RunWriter
@@ -43,11 +44,13 @@ __all__ = [
     "open_runs",
     "open_store",
     "plan_repair",
+    "plan_token_axis",
     "prepare_import",
     "pull",
     "push",
     "read_catalog",
     "rows_per_block",
+    "rows_within_memory",
     "text_coords",
     "verify_run",
     "write_card",
@@ -71,11 +74,13 @@ _MODULES = {
     "open_runs": "aligned",
     "open_store": "store",
     "plan_repair": "repair",
+    "plan_token_axis": "tokens",
     "prepare_import": "importing",
     "pull": "transfer",
     "push": "transfer",
     "read_catalog": "catalog",
     "rows_per_block": "layout",
+    "rows_within_memory": "tokens",
     "text_coords": "coordinates",
     "verify_run": "verification",
     "write_card": "card",

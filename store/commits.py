@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from ..schemas import BlockCommit, CorruptError, ObjectInfo, RunPlan
-from .layout import block_keys
+from .blocks import block_keys
 
 __all__ = ["check_commit", "object_info"]
 
