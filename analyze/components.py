@@ -105,7 +105,8 @@ def _pca_layer(
         msg = (
             f"{where}: {broken.size} of {shown.size} rows have NaN or infinite values, the first "
             f"are {texts[broken].tolist()[:3]}; expected finite activations. Resume the run if "
-            "it is not sealed, or verify it"
+            "it is not sealed, verify it, or leave out the texts that store.finite_texts says are "
+            "not finite"
         )
         raise InvalidInputError(msg)
     with one_blas_thread():

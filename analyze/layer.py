@@ -76,7 +76,7 @@ def paired_activations(values: NDArray[Any], table: PairTable, *, where: str) ->
         msg = (
             f"{where}: {len(names)} of {broken.size} rows have NaN or infinite values, the first "
             f"are {names[:3]}; expected finite activations. Resume the run if it is not sealed, "
-            "or verify it"
+            "verify it, or leave out the texts that store.finite_texts says are not finite"
         )
         raise InvalidInputError(msg)
     return x

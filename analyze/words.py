@@ -59,7 +59,10 @@ def bag_of_words_scores(
     try:
         counts = vectorizer.fit_transform(responses).tocsr()
     except ValueError as err:
-        msg = f"the bag of words found no word in {len(responses)} responses: {err}"
+        msg = (
+            f"the bag of words found no word in {len(responses)} responses ({err}); texts that "
+            "bring token ids need their response in words too"
+        )
         raise InvalidInputError(msg) from err
     n_pairs = len(responses) // 2
     scores = np.full((2, n_pairs), np.nan)

@@ -39,8 +39,8 @@ from actlake.schemas import (
     digest_json,
 )
 from actlake.store import create_store, open_run, rows_per_block
+from actlake.store.blocks import block_chunks
 from actlake.store.codec import BLOSC, PLAIN, encode_chunk
-from actlake.store.layout import block_chunks
 from actlake.store.reader import READ_CONCURRENCY
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))

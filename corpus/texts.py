@@ -26,8 +26,9 @@ def read_jsonl(path: str | Path, *, arms: ArmNames | None = None) -> list[Text]:
     Parameters
     ----------
     path
-        A UTF-8 file. Its keys are those of :class:`~actlake.schemas.Text`; ``arm`` takes the
-        study's own names too.
+        A UTF-8 file. Its keys are those of :class:`~actlake.schemas.Text`: ``response`` with
+        ``prompt`` and ``system``, or ``messages``, or ``token_ids``; ``arm`` takes the study's
+        own names too.
     arms
         The study's names for the arms.
 

@@ -116,6 +116,24 @@ class PooledCapture:
         finally:
             self._masks = None
 
+    def nonfinite_tokens(
+        self, network: nn.Module, inputs: dict[str, torch.Tensor], *, site: str, layer: int
+    ) -> torch.Tensor:
+        """Return where ``site`` of ``layer`` is NaN or infinite, (batch, token) bool; pool nothing.
+
+        Only while :meth:`attached`.
+        """
+        seen: list[torch.Tensor] = []
+        tap = find_taps(self._blocks[layer])[site]
+        handle = tap.attach(lambda hidden: seen.append(~torch.isfinite(hidden).all(dim=-1)))
+        try:
+            network(**inputs, use_cache=False)
+        except _LastLayerReached:
+            pass
+        finally:
+            handle.remove()
+        return seen[0]
+
     def take(self) -> dict[str, torch.Tensor]:
         """Return the last batch's arrays by name and forget them.
 

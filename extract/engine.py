@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -15,7 +15,7 @@ from .loading import LoadedModel
 from .rendering import TokenRow
 from .sites import check_sites
 
-__all__ = ["Engine", "TransformersEngine", "pad_rows"]
+__all__ = ["Engine", "LocatesNonfinite", "TransformersEngine", "pad_rows"]
 
 
 class Engine(Protocol):
@@ -23,6 +23,15 @@ class Engine(Protocol):
 
     def forward(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
         """Return ``<site>_<pool>`` (batch, layer, hidden) and both norms (batch, layer)."""
+        ...
+
+
+@runtime_checkable
+class LocatesNonfinite(Protocol):
+    """What an engine may do besides, so that an error can name a token."""
+
+    def nonfinite_position(self, row: TokenRow, *, site: str, layer: int) -> int | None:
+        """Return the first token of ``row`` that is NaN or infinite when the row is run alone."""
         ...
 
 
@@ -85,12 +94,27 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _forward(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
+        inputs, masks = self._inputs(rows)
+        self._capture.run(self._network, inputs, masks.to(self._device))
+        return self._capture.take()
+
+    @torch.inference_mode()
+    def nonfinite_position(self, row: TokenRow, *, site: str, layer: int) -> int | None:
+        """Return the first token of ``row`` where ``site`` of ``layer`` is not finite.
+
+        The row is run alone: it costs nothing until it is asked for. None where every token is
+        finite then, as when a sum over tokens overflowed, or other rows of the batch played in.
+        """
+        inputs, _ = self._inputs([row])
+        bad = self._capture.nonfinite_tokens(self._network, inputs, site=site, layer=layer)[0]
+        found = bad.nonzero()
+        return int(found[0]) if len(found) else None
+
+    def _inputs(self, rows: Sequence[TokenRow]) -> tuple[dict[str, torch.Tensor], PoolMasks]:
         ids, attended, masks = pad_rows(rows, pad_id=self._pad_id, bos_id=self._bos_id)
         positions = torch.arange(ids.shape[1]).expand(len(rows), -1)
         inputs = {"input_ids": ids, "attention_mask": attended, "position_ids": positions}
-        inputs = {name: value.to(self._device) for name, value in inputs.items()}
-        self._capture.run(self._network, inputs, masks.to(self._device))
-        return self._capture.take()
+        return {name: value.to(self._device) for name, value in inputs.items()}, masks
 
 
 def pad_rows(

@@ -10,14 +10,14 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
 
-from ..schemas import NumericalError
 from ..store import BlockClaimedError, RunWriter
-from .engine import Engine
+from .engine import Engine, LocatesNonfinite
+from .nonfinite import Locate, NonfiniteRows, Place, describe, nonfinite_layers
 from .planning import PreparedRun
 from .rendering import TokenRow
 
@@ -43,6 +43,7 @@ class _Batch:
     rows: list[int]
     arrays: dict[str, torch.Tensor]
     copied: torch.cuda.Event | None = None
+    n_halved: int = 0
 
 
 @dataclass
@@ -51,9 +52,16 @@ class _Block:
 
     missing: int
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    n_halved: int = 0
+    nonfinite: NonfiniteRows = field(default_factory=NonfiniteRows)
+
+    def notes(self) -> dict[str, Any]:
+        """Return what the commit record keeps of how the block came about."""
+        halved = {"halved_batches": self.n_halved} if self.n_halved else {}
+        return {**halved, **self.nonfinite.notes()}
 
 
-_WholeBlock: TypeAlias = tuple[int, dict[str, np.ndarray]]
+_WholeBlock: TypeAlias = tuple[int, dict[str, np.ndarray], dict[str, Any]]
 _DONE = object()
 
 
@@ -92,19 +100,23 @@ def stream_blocks(
     *,
     blocks: Sequence[int],
     skips_claimed: bool = False,
+    records_nonfinite: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> int:
     """Run ``blocks`` through the engine and commit each as soon as it is whole.
 
     Each is claimed before its first forward pass; what somebody else committed meanwhile is
-    left out. Returns how many blocks were run.
+    left out. With ``records_nonfinite`` vectors with NaN or infinity are stored as NaN, and their
+    rows are noted in the commit record; so are batches that ran in halves for want of memory.
+    Returns how many blocks were run.
 
     Raises
     ------
     BlockClaimedError
         If another living worker is at work on a block, unless ``skips_claimed``.
     NumericalError
-        If an activation is NaN or infinite: the text and the layers are named.
+        If an activation is NaN or infinite, unless they are recorded: the first text, layer and
+        token are named.
     StorageError
         If the store fails; committed blocks stay.
     """
@@ -123,12 +135,21 @@ def stream_blocks(
             failures.append(err)
             stop.set()
 
+    at_work = threading.Lock()  # two stages may ask the engine something
+
+    def locate(row: TokenRow, site: str, layer: int) -> int | None:
+        if not isinstance(engine, LocatesNonfinite):
+            return None
+        with at_work:
+            return engine.nonfinite_position(row, site=site, layer=layer)
+
     def assemble() -> None:
-        _assemble_blocks(prepared, batches, whole)
+        _assemble_blocks(prepared, batches, whole, locate=locate, records=records_nonfinite)
 
     def commit() -> None:
         while (item := whole.get()) is not _DONE:
-            done = writer.write_block(*cast("_WholeBlock", item))
+            block, arrays, notes = cast("_WholeBlock", item)
+            done = writer.write_block(block, arrays, notes=notes)
             n_bytes = sum(o.n_bytes for o in done.objects)
             texts = done.row_stop - done.row_start
             on_progress(Progress(committed_texts=texts, committed_bytes=n_bytes))
@@ -146,7 +167,11 @@ def stream_blocks(
             n_run += 1
             for rows in prepared.batches(block):
                 chosen = [prepared.rows[i] for i in rows]
-                batches.put(_start_copy(block, rows, engine.forward(chosen)))
+                with at_work:
+                    before = getattr(engine, "n_halved", 0)
+                    batch = _start_copy(block, rows, engine.forward(chosen))
+                    batch.n_halved = getattr(engine, "n_halved", 0) - before
+                batches.put(batch)
                 on_progress(Progress(texts=len(rows), tokens=sum(r.n_tokens for r in chosen)))
         batches.put(_DONE)
     except _Stopped:
@@ -185,9 +210,12 @@ def _start_copy(block: int, rows: list[int], arrays: dict[str, torch.Tensor]) ->
     return _Batch(block, rows, host, event)
 
 
-def _assemble_blocks(prepared: PreparedRun, batches: _Pipe, whole: _Pipe) -> None:
+def _assemble_blocks(
+    prepared: PreparedRun, batches: _Pipe, whole: _Pipe, *, locate: Locate, records: bool
+) -> None:
     """Collect batches into blocks; send each block on when its last row has come."""
     plan = prepared.plan
+    specs = {spec.name: spec for spec in plan.arrays}
     open_blocks: dict[int, _Block] = {}
     while (item := batches.get()) is not _DONE:
         batch = cast("_Batch", item)
@@ -196,30 +224,22 @@ def _assemble_blocks(prepared: PreparedRun, batches: _Pipe, whole: _Pipe) -> Non
         span = plan.block_rows(batch.block)
         n_rows = span.stop - span.start
         state = open_blocks.setdefault(batch.block, _Block(n_rows))
+        state.n_halved += batch.n_halved
         local = np.asarray(batch.rows) - span.start
         for name, tensor in batch.arrays.items():
             values = tensor.numpy()
-            _check_finite(values, [prepared.rows[i] for i in batch.rows], name, plan.layers)
+            if not np.isfinite(values).all():
+                bad, rows = nonfinite_layers(values), [prepared.rows[i] for i in batch.rows]
+                place = Place(specs[name], plan.layers, locate)
+                if not records:
+                    raise describe(bad, rows=rows, place=place)
+                numbered = list(zip(batch.rows, rows, strict=True))
+                values = state.nonfinite.blank(values, bad, rows=numbered, place=place)
             if name not in state.arrays:
                 state.arrays[name] = np.empty((n_rows, *values.shape[1:]), dtype=np.float32)
             state.arrays[name][local] = values
         state.missing -= len(batch.rows)
         if state.missing == 0:
-            whole.put((batch.block, open_blocks.pop(batch.block).arrays))
+            done = open_blocks.pop(batch.block)
+            whole.put((batch.block, done.arrays, done.notes()))
     whole.put(_DONE)
-
-
-def _check_finite(
-    values: np.ndarray, rows: Sequence[TokenRow], name: str, layers: Sequence[int]
-) -> None:
-    """Raise NumericalError naming the first text and layer with NaN or infinity."""
-    if np.isfinite(values).all():
-        return
-    bad = ~np.isfinite(values).reshape(values.shape[0], values.shape[1], -1).all(axis=-1)
-    row, position = (int(i) for i in np.argwhere(bad)[0])
-    msg = (
-        f"{name} of text {rows[row].text.id!r} is not finite at layer {layers[position]} "
-        f"(first of {int(bad.sum())} text-layers of its batch); use dtype bfloat16 or float32, or "
-        "leave the text out"
-    )
-    raise NumericalError(msg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jinja2
@@ -45,9 +45,11 @@ class TokenRow:
         return int(np.argmax(self.response))
 
 
-def chat_messages(system: str | None, prompt: str | None) -> list[dict[str, str]]:
+def chat_messages(text: Text) -> list[dict[str, str]]:
     """Return the turns before the answer."""
-    turns = [("system", system), ("user", prompt)]
+    if text.messages is not None:
+        return [{"role": turn.role, "content": turn.content} for turn in text.messages]
+    turns = [("system", text.system), ("user", text.prompt)]
     return [{"role": role, "content": content} for role, content in turns if content is not None]
 
 
@@ -73,13 +75,15 @@ def render_texts(
     """Return the tokens of every text, in the order given.
 
     Text is rendered once as a string and tokenised whole: tokens(prompt) + tokens(response) is
-    not tokens(prompt + response). Spans come from the character offsets.
+    not tokens(prompt + response). Spans come from the character offsets. Token ids that a text
+    brings along are taken as they are.
 
     Raises
     ------
     InvalidInputError
         If a text is longer than the limit and may not be truncated, has no prompt though
-        a pool of the prompt is asked for, or has no ordinary token in its response.
+        a pool of the prompt is asked for, has no ordinary token in its response, has turns that
+        no chat template can write, or ids that are not in the vocabulary.
     """
     has_template = bool(tokenizer.chat_template)
     if spec.render == "chat" and not has_template:
@@ -89,9 +93,13 @@ def render_texts(
     of_prompt = [pool for pool in spec.pools if "prompt" in pool]
     special_ids = np.array(sorted(tokenizer.all_special_ids), dtype=np.int32)
 
-    rendered = [_render(text, tokenizer, spec.render, has_template) for text in texts]
-    rows: list[TokenRow] = []
-    too_long: list[TokenRow] = []
+    whole = [
+        _take_ids(text, n_vocabulary=len(tokenizer), special_ids=special_ids)
+        for text in texts
+        if text.token_ids is not None
+    ]
+    written = [text for text in texts if text.token_ids is None]
+    rendered = [_render(text, tokenizer, spec.render, has_template) for text in written]
     for chat in (True, False):
         chosen = [i for i, (_, _, is_chat) in enumerate(rendered) if is_chat is chat]
         if not chosen:
@@ -104,21 +112,15 @@ def render_texts(
             return_attention_mask=False,
             verbose=False,
         )
-        for i, ids, offsets in zip(
-            chosen, encoded["input_ids"], encoded["offset_mapping"], strict=True
-        ):
-            row = _locate(texts[i], ids, offsets, rendered[i][1], special_ids)
-            if row.n_tokens > limit:
-                too_long.append(row)
-                row = TokenRow(
-                    row.text,
-                    row.ids[:limit],
-                    row.special[:limit],
-                    row.response[:limit],
-                    row.n_total,
-                )
-            rows.append(row)
-    _check_no_double_bos(rows, tokenizer.bos_token_id)
+        whole += [
+            _locate(written[i], ids, offsets, rendered[i][1], special_ids)
+            for i, ids, offsets in zip(
+                chosen, encoded["input_ids"], encoded["offset_mapping"], strict=True
+            )
+        ]
+    _check_no_double_bos(whole, tokenizer.bos_token_id)
+    too_long = [row for row in whole if row.n_tokens > limit]
+    rows = [_cut(row, limit) if row.n_tokens > limit else row for row in whole]
     if too_long and not spec.truncate:
         worst = max(too_long, key=lambda r: r.n_total)
         msg = (
@@ -140,11 +142,16 @@ def _render(
     has_template: bool,  # internal  # noqa: FBT001
 ) -> tuple[str, tuple[int, int], bool]:
     """Return the text as one string, the characters of its response, and whether it is a chat."""
-    chat = rendering == "chat" or (rendering == "auto" and has_template and text.prompt is not None)
+    asked = text.prompt is not None or text.messages is not None
+    chat = rendering == "chat" or (rendering == "auto" and has_template and asked)
+    if not chat and text.messages is not None:
+        why = "render is 'plain'" if rendering == "plain" else "the tokenizer has no chat template"
+        msg = f"text {text.id!r} has turns, which only a chat template can write, but {why}"
+        raise InvalidInputError(msg)
     if not chat:
         before = (text.system or "") + (text.prompt or "")
         return before + text.response, (len(before), len(before) + len(text.response)), False
-    messages = chat_messages(text.system, text.prompt)
+    messages = chat_messages(text)
     before = render_prompt(tokenizer, messages)
     answer = {"role": "assistant", "content": text.response}
     whole = str(tokenizer.apply_chat_template([*messages, answer], tokenize=False))
@@ -157,6 +164,28 @@ def _render(
     if not whole.startswith(before):
         start = whole.rfind(content)
     return whole, (start, start + len(content)), True
+
+
+def _take_ids(text: Text, *, n_vocabulary: int, special_ids: npt.NDArray[np.int32]) -> TokenRow:
+    """Return the token row of the ids that a text brings along."""
+    ids = np.asarray(text.token_ids, dtype=np.int32)
+    (beyond,) = (ids >= n_vocabulary).nonzero()
+    if beyond.size:
+        at = int(beyond[0])
+        msg = (
+            f"text {text.id!r}: token id {ids[at]} at position {at} is not in the vocabulary of "
+            f"{n_vocabulary} tokens; these are another tokenizer's ids"
+        )
+        raise InvalidInputError(msg)
+    special = np.isin(ids, special_ids)
+    answer = np.arange(len(ids)) >= (text.response_start or 0)
+    return TokenRow(text, ids, special, answer & ~special, len(ids))
+
+
+def _cut(row: TokenRow, limit: int) -> TokenRow:
+    return replace(
+        row, ids=row.ids[:limit], special=row.special[:limit], response=row.response[:limit]
+    )
 
 
 def _locate(

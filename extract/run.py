@@ -101,7 +101,7 @@ def extract_run(
         If the store holds another plan under this run, or (BlockClaimedError) another living
         process is at work on one of the blocks.
     NumericalError
-        If an activation is not finite.
+        If an activation is not finite, unless ``extract.nonfinite`` is ``record``.
     StorageError
         If the store fails; running again resumes.
     """
@@ -155,6 +155,7 @@ def extract_run(
                 writer,
                 blocks=pending,
                 skips_claimed=skips_claimed,
+                records_nonfinite=extract.nonfinite == "record",
                 on_progress=report,
             )
     return _finish(writer, n_run=n_run, may_wait=worker is not None)

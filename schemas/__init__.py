@@ -29,6 +29,7 @@ from .run import (
     RunPlan,
     Seal,
     StoreInfo,
+    TokenAxis,
     TokenizerInfo,
 )
 from .sizes import parse_size
@@ -44,7 +45,7 @@ from .study import (
     StudyFile,
     StudyModel,
 )
-from .text import Arm, ArmNames, CorpusInfo, Pair, Split, Text, TextId, texts_digest
+from .text import Arm, ArmNames, CorpusInfo, Pair, Split, Text, TextId, Turn, texts_digest
 from .transfer import Pulled, PulledPart
 
 __all__ = [
@@ -101,7 +102,9 @@ __all__ = [
     "StudyModel",
     "Text",
     "TextId",
+    "TokenAxis",
     "TokenizerInfo",
+    "Turn",
     "array_name",
     "canonical_json",
     "digest_json",

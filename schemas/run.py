@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import accumulate, pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import FailFast, Field, StringConstraints, model_validator
@@ -20,6 +22,7 @@ __all__ = [
     "RunPlan",
     "Seal",
     "StoreInfo",
+    "TokenAxis",
     "TokenizerInfo",
 ]
 
@@ -68,29 +71,86 @@ class EnvironmentInfo(Record):
     n_threads: int | None = None
 
 
-class ArraySpec(Record):
-    """One array of a run whose rows are texts, written block by block.
+_DIMS = {("text", "layer", "hidden"), ("text", "layer"), ("token", "token_layer", "hidden")}
 
-    ``dims`` begin with ``text``; ``shape`` is full. Chunks are (rows per block, 1, hidden) for
-    (text, layer, hidden) arrays and (rows per block, n_layers) for (text, layer) arrays. The
-    ``-bits`` types are stored as uint16: the bit patterns of a 16-bit float, half the memory.
+
+class ArraySpec(Record):
+    """One array of a run whose rows are texts or tokens, written block by block.
+
+    ``shape`` is that of the stored array. Chunks are (rows per block, 1, hidden) for
+    (text, layer, hidden) arrays, (rows per block, n_layers) for (text, layer) arrays, and
+    (rows per chunk, 1, hidden) for (token, token_layer, hidden) arrays, see :class:`TokenAxis`.
+    The ``-bits`` types are stored as uint16: the bit patterns of a 16-bit float, half the memory.
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=80)]
-    dims: Annotated[tuple[Literal["text", "layer", "hidden"], ...], Field(max_length=3)]
+    dims: Annotated[
+        tuple[Literal["text", "token", "layer", "token_layer", "hidden"], ...], Field(max_length=3)
+    ]
     shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=3)]
     dtype: Literal["float32", "bfloat16-bits", "float16-bits"] = "float32"
     attrs: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.dims not in {("text", "layer", "hidden"), ("text", "layer")}:
-            msg = f"dims must be (text, layer[, hidden]), got {self.dims}"
+        if self.dims not in _DIMS:
+            msg = (
+                "dims must be (text, layer[, hidden]) or (token, token_layer, hidden), "
+                f"got {self.dims}"
+            )
             raise ValueError(msg)
         if len(self.dims) != len(self.shape):
             msg = f"{len(self.dims)} dims but a shape of {len(self.shape)} numbers"
             raise ValueError(msg)
         return self
+
+    @property
+    def is_tokens(self) -> bool:
+        """Whether the rows are tokens."""
+        return self.dims[0] == "token"
+
+
+class TokenAxis(Record):
+    """How the token axis of a run is stored: every block has chunks of its own.
+
+    A block has ceil(its tokens / ``rows_per_chunk``) chunks; what its tokens leave of the last
+    one is padding. ``token_edges`` and ``chunk_edges`` hold for each block its first token and
+    its first chunk, and at their end the numbers of all. ``layers`` are the block indices of the
+    model that token arrays hold: the ``token_layer`` axis.
+    """
+
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    rows_per_chunk: int = Field(ge=1)
+    token_edges: Annotated[tuple[int, ...], FailFast(), Field(min_length=2)]
+    chunk_edges: Annotated[tuple[int, ...], FailFast(), Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        tokens, chunks = self.token_edges, self.chunk_edges
+        counts = [b - a for a, b in pairwise(tokens)]
+        expected = [0, *accumulate(-(-n // self.rows_per_chunk) for n in counts)]
+        if tokens[0] != 0 or min(counts) < 0 or tokens[-1] < 1 or list(chunks) != expected:
+            msg = "chunk_edges must follow from token_edges (ascending from 0) and rows_per_chunk"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def n_rows(self) -> int:
+        """Stored rows, padding included."""
+        return self.chunk_edges[-1] * self.rows_per_chunk
+
+    def tokens(self, block: int) -> slice:
+        """Return the tokens of ``block``, counted without padding."""
+        return slice(self.token_edges[block], self.token_edges[block + 1])
+
+    def rows(self, block: int) -> slice:
+        """Return the stored rows that hold the tokens of ``block``, without its padding."""
+        first = self.chunk_edges[block] * self.rows_per_chunk
+        return slice(first, first + self.token_edges[block + 1] - self.token_edges[block])
+
+    def block_of_chunk(self, chunk: int) -> int:
+        """Return the block that a chunk of the axis belongs to."""
+        return bisect_right(self.chunk_edges, chunk) - 1
 
 
 class RunPlan(Record):
@@ -116,6 +176,14 @@ class RunPlan(Record):
     arrays: Annotated[tuple[ArraySpec, ...], FailFast()]
     codec: Literal["blosc-zstd-1-shuffle+crc32c", "crc32c"] = "blosc-zstd-1-shuffle+crc32c"
     seed: int = 0
+    token_axis: TokenAxis | None = None  # not written where the run has no token arrays
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain JSON values; a run without token arrays says nothing of them."""
+        values = super().to_dict()
+        if self.token_axis is None:
+            del values["token_axis"]
+        return values
 
     @property
     def n_blocks(self) -> int:
@@ -126,6 +194,20 @@ class RunPlan(Record):
         """Return the rows of ``block`` as a slice."""
         start = block * self.rows_per_block
         return slice(start, min(start + self.rows_per_block, self.n_texts))
+
+    @property
+    def n_objects(self) -> int:
+        """Objects that blocks write: the chunks of all arrays."""
+        n_token_chunks = self.token_axis.chunk_edges[-1] if self.token_axis else 0
+        return sum(
+            (n_token_chunks if spec.is_tokens else self.n_blocks)
+            * (spec.shape[1] if len(spec.shape) == 3 else 1)
+            for spec in self.arrays
+        )
+
+    def layers_of(self, spec: ArraySpec) -> tuple[int, ...]:
+        """Return the layers of an array: block indices of the model, in the order of its axis."""
+        return self.token_axis.layers if spec.is_tokens and self.token_axis else self.layers
 
 
 class RunManifest(Record):

@@ -48,19 +48,24 @@ class StudyModel(Record):
 
 
 class ExtractSpec(Record):
-    """How extraction is carried out; nothing here changes what is stored, but batch_tokens may.
+    """How extraction is carried out.
+
+    Nothing here changes what is stored, but batch_tokens may, and nonfinite.
 
     ``batch_tokens`` bounds rows x longest row of a batch. It is part of the plan, since batches
     of another shape round differently. ``chunk_size`` is the rows of a block (a
     number), or the most that an object takes uncompressed (``16MiB``). ``codec`` "none" leaves
     out compression. ``bits16`` stores arrays of single positions as the 16-bit patterns of the
-    model's own type; means stay float32.
+    model's own type; means stay float32. ``nonfinite`` says what becomes of NaN or infinity in
+    an activation: ``stop`` ends the run and names text, layer and token; ``record`` stores the
+    vector of that text and layer as NaN and notes the row in the commit record.
     """
 
     batch_tokens: Annotated[int, Field(ge=1)] = 16384
     chunk_size: Annotated[int, Field(ge=1)] | str = "16MiB"
     codec: Literal["blosc", "none"] = "blosc"
     bits16: bool = False
+    nonfinite: Literal["stop", "record"] = "stop"
     device: str = "auto"
     attn_implementation: str | None = None
     seed: int = 0

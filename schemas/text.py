@@ -4,17 +4,39 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from .base import Record, canonical_json
 
-__all__ = ["Arm", "ArmNames", "CorpusInfo", "Pair", "Split", "Text", "TextId", "texts_digest"]
+__all__ = [
+    "MAX_TOKENS",
+    "Arm",
+    "ArmNames",
+    "CorpusInfo",
+    "Pair",
+    "Split",
+    "Text",
+    "TextId",
+    "Turn",
+    "texts_digest",
+]
 
 Arm = Literal["positive", "negative", "neutral"]
 Split = Literal["train", "test"]
 TextId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\w.:@+-]+$")]
+
+MAX_TOKENS = 2**20  # of one text
+MAX_TURNS = 10_000
+# Keys that came later: where they say nothing they are left out, so that digests stay.
+_LATER = ("messages", "token_ids", "response_start")
 
 
 class ArmNames(Record):
@@ -44,8 +66,23 @@ class ArmNames(Record):
         return table.get(name)
 
 
+class Turn(Record):
+    """One turn of a conversation, as chat templates take it."""
+
+    role: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+    content: str
+
+
 class Text(Record):
     """One text: what was asked (``system``, ``prompt``) and what was answered (``response``).
+
+    A conversation of several turns is ``messages``, all turns before the response, instead of
+    ``system`` and ``prompt``; where no response is given it is the last of them, an assistant's.
+
+    ``token_ids`` are run as they are, without a template and without special tokens being added;
+    ``response_start`` is the index of the first one of the response, 0 where there is no prompt.
+    ``prompt`` and ``response`` then only say to readers what the ids mean, and may be left out.
+    Ids are those of one model's vocabulary.
 
     ``pair`` links the two arms of a contrast; ``scenario`` is the unit of generalisation;
     ``subset`` names a part of a corpus that was designed differently (``shortcut``, ``balanced``);
@@ -55,7 +92,7 @@ class Text(Record):
     encoding_type: ClassVar[str] = "actlake-text"
 
     id: TextId
-    response: Annotated[str, StringConstraints(min_length=1)]
+    response: Annotated[str, StringConstraints(min_length=1)] = ""  # only beside token_ids
     prompt: str | None = None
     system: str | None = None
     arm: Arm = "neutral"
@@ -67,10 +104,58 @@ class Text(Record):
     subset: str = "none"
     variant: str = "original"
     parent: TextId | None = None
+    messages: Annotated[tuple[Turn, ...], Field(min_length=1, max_length=MAX_TURNS)] | None = None
+    token_ids: (
+        Annotated[
+            tuple[Annotated[int, Field(ge=0, lt=2**31)], ...],
+            Field(min_length=1, max_length=MAX_TOKENS),
+        ]
+        | None
+    ) = None
+    response_start: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_conversation(cls, data: Any) -> Any:  # whatever was given  # noqa: ANN401
+        """Take the response from the last turn of ``messages``, where it stands there."""
+        if not isinstance(data, dict) or data.get("response") is not None:
+            return data
+        turns = data.get("messages")
+        if not isinstance(turns, list | tuple) or len(turns) < 2:
+            return data
+        last = turns[-1].model_dump() if isinstance(turns[-1], Turn) else turns[-1]
+        if not isinstance(last, dict) or last.get("role") != "assistant":
+            return data
+        return {**data, "messages": turns[:-1], "response": last.get("content")}
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.messages is not None and (self.prompt is not None or self.system is not None):
+            msg = "messages hold all turns before the response; leave out prompt and system"
+            raise ValueError(msg)
+        if self.token_ids is None and self.response_start is not None:
+            msg = "response_start counts token_ids, and there are none"
+            raise ValueError(msg)
+        if self.token_ids is not None:
+            if self.messages is not None:
+                msg = "token_ids are run as they are; leave out messages"
+                raise ValueError(msg)
+            if (self.response_start or 0) >= len(self.token_ids):
+                msg = (
+                    f"response_start is {self.response_start}, beyond the {len(self.token_ids)} "
+                    "token_ids"
+                )
+                raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _not_blank(self) -> Self:
-        if not self.response.strip():
+        if not self.response and self.token_ids is None:
+            msg = "missing key 'response'"
+            if self.messages is not None:
+                msg += ", and the last of messages is not an assistant's"
+            raise ValueError(msg)
+        if self.response and not self.response.strip():
             msg = "the response is empty or only white space"
             raise ValueError(msg)
         if self.arm == "neutral" and self.pair is not None:
@@ -78,10 +163,25 @@ class Text(Record):
             raise ValueError(msg)
         return self
 
+    @model_serializer(mode="wrap")
+    def _shortest(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if not self.response:
+            found.pop("response", None)
+        for name in _LATER:
+            if name in found and found[name] is None:
+                del found[name]
+        return found
+
     @property
     def n_chars(self) -> int:
-        """Characters of system, prompt and response together: the key of the row order."""
-        return len(self.system or "") + len(self.prompt or "") + len(self.response)
+        """Characters of all turns together: the key of the row order.
+
+        Of a text that is nothing but token ids, their number.
+        """
+        turns = sum(len(turn.content) for turn in self.messages or ())
+        n_chars = len(self.system or "") + len(self.prompt or "") + turns + len(self.response)
+        return n_chars or len(self.token_ids or ())
 
 
 class Pair(Record):

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from .environment import describe_environment
     from .importing import PreparedImport, import_run, prepare_import
     from .layout import rows_per_block
+    from .notes import finite_texts
     from .reader import open_run
     from .repair import RepairPlan, apply_repair, plan_repair
     from .store import Store, create_store, open_store
+    from .tokens import plan_token_axis, rows_within_memory
     from .transfer import Transfer, pull, push
     from .verification import Fault, VerifyReport, verify_run
     from .writer import RunWriter
@@ -36,16 +38,19 @@ __all__ = [
     "apply_repair",
     "create_store",
     "describe_environment",
+    "finite_texts",
     "import_run",
     "open_run",
     "open_runs",
     "open_store",
     "plan_repair",
+    "plan_token_axis",
     "prepare_import",
     "pull",
     "push",
     "read_catalog",
     "rows_per_block",
+    "rows_within_memory",
     "text_coords",
     "verify_run",
     "write_card",
@@ -63,16 +68,19 @@ _MODULES = {
     "apply_repair": "repair",
     "create_store": "store",
     "describe_environment": "environment",
+    "finite_texts": "notes",
     "import_run": "importing",
     "open_run": "reader",
     "open_runs": "aligned",
     "open_store": "store",
     "plan_repair": "repair",
+    "plan_token_axis": "tokens",
     "prepare_import": "importing",
     "pull": "transfer",
     "push": "transfer",
     "read_catalog": "catalog",
     "rows_per_block": "layout",
+    "rows_within_memory": "tokens",
     "text_coords": "coordinates",
     "verify_run": "verification",
     "write_card": "card",

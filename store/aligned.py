@@ -93,12 +93,13 @@ def _check_texts(store: Store, runs: list[str], ids: set[str]) -> None:
     if len({plan.corpus_digest for plan in plans.values()}) == 1:
         return
     known = set(store.corpus_ids())
-    first: dict[str, tuple[str, tuple[str | None, ...]]] = {}
+    first: dict[str, tuple[str, tuple[object, ...]]] = {}
     for corpus in sorted({plan.corpus for plan in plans.values()} & known):
         for text in store.read_corpus(corpus)[1]:
             if text.id not in ids:
                 continue
-            words = (text.system, text.prompt, text.response)
+            # Not the token ids: two models spell one text in two ways.
+            words = (text.system, text.prompt, text.response, text.messages)
             other, found = first.setdefault(text.id, (corpus, words))
             if found != words:
                 msg = (

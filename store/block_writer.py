@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,12 +23,12 @@ from ..schemas import (
 from .backend import NoSpaceError
 from .bits import to_bits
 from .block_claims import BlockClaimedError, BlockClaims
+from .blocks import block_bytes, block_chunks
 from .claims import OBJECT_BYTES
 from .clock import now
 from .codec import encode_chunk
 from .commits import check_commit, object_info
 from .deciding import create_or_read, finish_block, is_ours, read_decision
-from .layout import FLOAT_BYTES, block_chunks
 
 if TYPE_CHECKING:
     from .store import Store
@@ -208,14 +207,11 @@ class BlockWriter:
         self._discard(block, created)
         n_left = self.plan.n_blocks - len(self.store.committed_blocks(self.plan.run))
         rows = self.plan.block_rows(block)
-        row_bytes = sum(
-            FLOAT_BYTES * math.prod(spec.shape[1:]) for spec in self.plan.arrays
-        )  # before compression
         return NoSpaceError(
             f"{err}: block {block} (rows {rows.start} to {rows.stop - 1}) of run "
             f"{self.plan.run!r} was discarded, {self.plan.n_blocks - n_left} of "
             f"{self.plan.n_blocks} blocks are committed and stay; at most "
-            f"{n_left * self.plan.rows_per_block * row_bytes / 1e6:.1f} MB are still to be written"
+            f"{n_left * block_bytes(self.plan) / 1e6:.1f} MB are still to be written"
         )
 
     def _yield_to_other(self, record: BlockCommit) -> BlockCommit:

@@ -166,17 +166,14 @@ def _front_matter(
 def _loading(runs: Sequence[_Run], place: str) -> list[str]:
     """Return the section with code that loads one layer; a test of ours runs it."""
     run = next((run for run in runs if run.seal is not None), runs[0])
-    arrays = [spec.name for spec in run.plan.arrays if len(spec.shape) == 3]
-    layers = list(run.plan.layers)
+    deep = [spec for spec in run.plan.arrays if len(spec.shape) == 3]
+    # Pools before tokens: a card shows the small array.
+    arrays = [spec.name for spec in sorted(deep, key=lambda spec: spec.is_tokens)]
+    of = {spec.name: spec for spec in deep}
     options = ""
     if run.left_out is not None:
         held = run.left_out.held
         arrays = [name for name in arrays if held[name].any()]
-        layers = [
-            layer
-            for index, layer in enumerate(layers)
-            if arrays and bool(held[arrays[0]][index].any())
-        ]
         options = ", pulled_only=True"
     if run.seal is None:
         options += ", allow_partial=True"
@@ -184,11 +181,16 @@ def _loading(runs: Sequence[_Run], place: str) -> list[str]:
     if place == ".":
         lines.append("# The folder of this card; a URL such as s3://bucket/store works as well.")
     lines.append(f"run = actlake.open_run({json.dumps(place)}, {json.dumps(run.name)}{options})")
-    if arrays and layers:
+    layers = list(run.plan.layers_of(of[arrays[0]])) if arrays else []
+    if run.left_out is not None and arrays:
+        mask = run.left_out.held[arrays[0]]
+        layers = [layer for index, layer in enumerate(layers) if mask[index].any()]
+    if layers:
         middle = layers[len(layers) // 2]
+        axis = of[arrays[0]].dims[1]
         lines += [
             "# This reads one layer and nothing else.",
-            f"values = run[{json.dumps(arrays[0])}].sel(layer={middle}).values",
+            f"values = run[{json.dumps(arrays[0])}].sel({axis}={middle}).values",
             'texts = run["text"].values',
         ]
     return [*lines, "```", ""]

@@ -6,7 +6,7 @@ import hashlib
 
 from ..schemas import BlockCommit, CorruptError, ObjectInfo, RunPlan
 from .backend import Data
-from .layout import block_keys
+from .blocks import block_keys
 
 __all__ = ["check_commit", "object_info"]
 

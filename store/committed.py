@@ -245,7 +245,7 @@ def _form(array: Mapping[str, Any]) -> _Form:
         item_size=1 if is_text else np.dtype(array["data_type"]).itemsize,
         n_values=math.prod(array["chunk_grid"]["configuration"]["chunk_shape"]),
         is_text=is_text,
-        is_coordinate=array["dimension_names"] in (["text"], ["layer"]),
+        is_coordinate=array["dimension_names"] in (["text"], ["layer"], ["token_layer"]),
     )
 
 

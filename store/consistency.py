@@ -11,8 +11,9 @@ from typing import TypeVar
 import numpy as np
 
 from ..schemas import BlockCommit, ObjectInfo, RunPlan, Seal
+from .blocks import block_keys
 from .faults import Fault
-from .layout import METADATA_NAME, block_keys
+from .layout import METADATA_NAME
 from .sealing import commits_digest, objects_digest, tree_digest
 
 __all__ = ["draw", "each", "seal_faults"]

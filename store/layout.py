@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,19 +18,16 @@ from ..schemas import (
     norm_name,
 )
 from .bits import fill_value, stored_dtype
+from .blocks import FLOAT_BYTES, chunk_shape
 from .codec import BLOSC, codec_metadata, data_type, encode_chunk
 
 __all__ = [
     "STORE_KEY",
     "RunKeys",
     "StaticArray",
-    "block_chunks",
-    "block_keys",
-    "chunk_rows",
     "encode_static",
     "group_metadata",
     "plan_metadata",
-    "rows_of_key",
     "rows_per_block",
     "static_metadata",
     "text_limit",
@@ -40,7 +37,6 @@ __all__ = [
 STORE_KEY = "store.json"
 CATALOG_KEY = "catalog.json"
 METADATA_NAME = "zarr.json"
-FLOAT_BYTES = 4
 DEFAULT_CHUNK_BYTES = 16 * 2**20
 TEXT_BYTES = 1024  # of a coordinate string, on average
 TOKENS_PER_CHUNK = 2**22  # 16 MiB of int32
@@ -151,61 +147,13 @@ def rows_per_block(
     return math.ceil(n_texts / math.ceil(n_texts / most))
 
 
-def chunk_rows(plan: RunPlan) -> int:
-    """Return the rows of a chunk: those of a block, or all rows of a run that has fewer."""
-    return min(plan.rows_per_block, plan.n_texts)
-
-
-def block_keys(plan: RunPlan, block: int) -> list[str]:
-    """Return the keys below ``data.zarr`` of the objects of ``block``, in layer order."""
-    return [key for spec in plan.arrays for key, _ in _spec_keys(spec, block)]
-
-
-def block_chunks(
-    plan: RunPlan, block: int, arrays: Mapping[str, np.ndarray[Any, Any]]
-) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    """Yield (key, values of the whole chunk) of ``block``; rows past the end are NaN.
-
-    ``arrays`` hold the block's rows, dims (row, layer, hidden) or (row, layer), float32.
-    """
-    n_rows = chunk_rows(plan)
-    for spec in plan.arrays:
-        values = arrays[spec.name]
-        for key, layer in _spec_keys(spec, block):
-            part = values if layer is None else values[:, layer : layer + 1]
-            if len(part) < n_rows:
-                padded = np.full((n_rows, *part.shape[1:]), np.nan, dtype=part.dtype)
-                padded[: len(part)] = part
-                part = padded
-            yield key, part
-
-
-def rows_of_key(plan: RunPlan, key: str) -> tuple[int, int] | None:
-    """Return (first, stop) of the rows that an object holds, None where it holds no block."""
-    name, _, rest = key.partition("/c/")
-    if not rest or all(spec.name != name for spec in plan.arrays):
-        return None
-    rows = plan.block_rows(int(rest.split("/")[0]))
-    return rows.start, rows.stop
-
-
-def _spec_keys(spec: ArraySpec, block: int) -> Iterator[tuple[str, int | None]]:
-    """Yield (key, layer index) of the chunks of one array and block."""
-    if len(spec.shape) == 2:
-        yield f"{spec.name}/c/{block}/0", None
-        return
-    for layer in range(spec.shape[1]):
-        yield f"{spec.name}/c/{block}/{layer}/0", layer
-
-
 def plan_metadata(plan: RunPlan) -> dict[str, dict[str, Any]]:
     """Return the Zarr metadata of every array that blocks are written to, by name."""
     documents = {}
     for spec in plan.arrays:
-        chunk = (chunk_rows(plan), 1, spec.shape[2]) if len(spec.shape) == 3 else None
         documents[spec.name] = _array_metadata(
             shape=spec.shape,
-            chunk=chunk or (chunk_rows(plan), spec.shape[1]),
+            chunk=chunk_shape(plan, spec),
             dtype=stored_dtype(spec.dtype),
             fill=fill_value(spec.dtype),
             dims=spec.dims,
@@ -300,6 +248,8 @@ def _site_and_pool(plan: RunPlan, name: str) -> dict[str, str]:
         for pool in plan.capture.pools:
             if name == array_name(site, pool):
                 return {"site": site, "pool": pool}
+        if name == array_name(site, "tokens"):
+            return {"site": site, "pool": "tokens"}
     return {}
 
 

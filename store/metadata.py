@@ -10,8 +10,9 @@ from typing import Any
 
 from ..schemas import CorruptError, InvalidInputError, RunPlan
 from ..schemas.strict_json import load_json
+from .blocks import chunk_shape
 from .codec import BLOSC, PLAIN, codec_metadata
-from .layout import chunk_rows, group_metadata, plan_metadata
+from .layout import group_metadata, plan_metadata
 
 __all__ = [
     "MAX_OBJECTS",
@@ -51,9 +52,11 @@ def check_bounds(plan: RunPlan, *, where: str) -> None:
     """Raise CorruptError where a stored plan contradicts itself or is absurdly large."""
     sizes = {"text": plan.n_texts, "layer": len(plan.layers), "hidden": plan.model.hidden_size}
     names = [spec.name for spec in plan.arrays]
-    per_block = sum(len(plan.layers) if len(spec.shape) == 3 else 1 for spec in plan.arrays)
-    shapes = all(spec.shape == tuple(sizes[dim] for dim in spec.dims) for spec in plan.arrays)
-    row_bytes = 4 * max(plan.model.hidden_size, len(plan.layers))
+    axis = plan.token_axis
+    if axis is not None:
+        sizes |= {"token": axis.n_rows, "token_layer": len(axis.layers)}
+    shapes = all(spec.shape == tuple(sizes.get(d) for d in spec.dims) for spec in plan.arrays)
+    fits = all(4 * math.prod(chunk_shape(plan, spec)) < 2**31 for spec in plan.arrays)
     checks = (
         (plan.n_texts <= MAX_TEXTS, f"it has {plan.n_texts} texts"),
         (plan.n_tokens < 2**40, f"it has {plan.n_tokens} tokens"),
@@ -61,13 +64,26 @@ def check_bounds(plan: RunPlan, *, where: str) -> None:
         (bool(plan.layers) and list(plan.layers) == sorted(set(plan.layers)), "its layers"),
         (not any(spec.attrs.keys() & CF_NAMES for spec in plan.arrays), "its attributes"),
         (shapes, "the shapes of its arrays are not its numbers of texts, layers and values"),
-        (chunk_rows(plan) * row_bytes < 2**31, "its chunks are larger than 2 GiB"),
-        (plan.n_blocks * per_block <= MAX_OBJECTS, f"it has {plan.n_blocks * per_block} objects"),
+        (_axis_fits(plan), "its token axis is not that of its blocks, tokens, layers and arrays"),
+        (fits, "its chunks are larger than 2 GiB"),
+        (plan.n_objects <= MAX_OBJECTS, f"it has {plan.n_objects} objects"),
     )
     for holds, what in checks:
         if not holds:
             msg = f"{where} is a plan that is not read: {what[:200]}"
             raise CorruptError(msg)
+
+
+def _axis_fits(plan: RunPlan) -> bool:
+    """Return whether the token axis of a plan is that of its blocks, if it has one."""
+    axis = plan.token_axis
+    if axis is None or not any(spec.is_tokens for spec in plan.arrays):
+        return axis is None and not any(spec.is_tokens for spec in plan.arrays)
+    return (
+        len(axis.token_edges) == plan.n_blocks + 1
+        and axis.token_edges[-1] == plan.n_tokens
+        and list(axis.layers) == [layer for layer in plan.layers if layer in axis.layers]
+    )
 
 
 def parse_document(data: bytes, *, where: str, node_type: str) -> dict[str, Any]:
@@ -164,6 +180,8 @@ def _check_coordinate(
     _expect(known, f"{where}: data type {repr(dtype)[:60]} is not read", name)
     sizes = {"text": plan.n_texts, "layer": len(plan.layers), "text_edge": plan.n_texts + 1}
     sizes |= {"token": plan.n_tokens, "hidden": plan.model.hidden_size}
+    if plan.token_axis is not None:
+        sizes |= {"token": plan.token_axis.n_rows, "token_layer": len(plan.token_axis.layers)}
     dim = dims[0] if isinstance(dims, list) and len(dims) == 1 else None
     fits = isinstance(dim, str) and _spelled(shape) == _spelled([sizes.get(dim)])
     got = f"a coordinate of shape {repr(shape)[:60]} over {repr(dims)[:60]}"

@@ -17,6 +17,7 @@ from ..schemas import (
     RunPlan,
     array_name,
 )
+from .blocks import place_of_key, spec_keys
 from .layout import METADATA_NAME, to_bytes
 
 if TYPE_CHECKING:
@@ -101,9 +102,13 @@ def no_coverage(plan: RunPlan) -> Coverage:
 def coverage_of(plan: RunPlan, record: Pulled, *, where: str) -> Coverage:
     """Return which objects ``record`` names; raise CorruptError where the plan has no such."""
     held = no_coverage(plan)
-    index = {layer: i for i, layer in enumerate(plan.layers)}
+    indices = {
+        spec.name: {layer: i for i, layer in enumerate(plan.layers_of(spec))}
+        for spec in plan.arrays
+    }
     for part in record.parts:
         mask = held.get(part.array)
+        index = indices.get(part.array, {})
         layers = part.layers
         bad = (
             mask is None
@@ -134,7 +139,8 @@ def to_parts(plan: RunPlan, held: Coverage) -> tuple[PulledPart, ...]:
                 spans = tuple(zip(edges[::2], edges[1::2], strict=True))
                 groups.setdefault(spans, []).append(row)
         for spans, rows in groups.items():
-            layers = tuple(plan.layers[i] for i in rows) if len(spec.shape) == 3 else None
+            known = plan.layers_of(spec)
+            layers = tuple(known[i] for i in rows) if len(spec.shape) == 3 else None
             parts.append(PulledPart(array=spec.name, layers=layers, blocks=spans))
     return tuple(parts)
 
@@ -142,9 +148,11 @@ def to_parts(plan: RunPlan, held: Coverage) -> tuple[PulledPart, ...]:
 def coverage_keys(plan: RunPlan, held: Coverage) -> Iterable[str]:
     """Yield the keys below ``data.zarr`` of the objects that ``held`` covers."""
     for spec in plan.arrays:
-        inner = len(spec.shape) == 3
-        for row, block in np.argwhere(held[spec.name]).tolist():
-            yield f"{spec.name}/c/{block}/{row}/0" if inner else f"{spec.name}/c/{block}/0"
+        mask = held[spec.name]
+        for block in np.flatnonzero(mask.any(axis=0)).tolist():
+            for key, layer, _ in spec_keys(plan, spec, block):
+                if mask[layer or 0, block]:
+                    yield key
 
 
 def has_key(plan: RunPlan, held: Coverage, key: str) -> bool:
@@ -158,9 +166,8 @@ def has_key(plan: RunPlan, held: Coverage, key: str) -> bool:
         return True
     if rest == METADATA_NAME:
         return bool(mask.any())
-    place = rest.split("/")
-    row = int(place[2]) if len(place) == 4 else 0
-    return bool(mask[row, int(place[1])])
+    place = place_of_key(plan, key)
+    return place is None or bool(mask[place.layer or 0, place.block])
 
 
 def is_whole(plan: RunPlan, held: Coverage, *, blocks: Iterable[int] | None = None) -> bool:
@@ -182,11 +189,12 @@ class LeftOut:
         """Raise NotPulledError where the object under ``key`` was left out."""
         if has_key(self.plan, self.held, key):
             return
-        name, _, rest = key.partition("/c/")
-        block, *inner = rest.split("/")
-        what, layers = f"block {block}", []
-        if len(inner) == 2:
-            layers = [self.plan.layers[int(inner[0])]]
+        place = place_of_key(self.plan, key)
+        name, layers, what = key.partition("/")[0], [], "its metadata"
+        if place is not None:
+            what = f"block {place.block}"
+        if place is not None and place.layer is not None:
+            layers = [self.plan.layers_of(place.spec)[place.layer]]
             what = f"layer {layers[0]}, {what}"
         pools = [pool_of(self.plan)[name]] if name in pool_of(self.plan) else []
         hint = self.hint(layers=layers, pools=pools)
@@ -204,12 +212,12 @@ class LeftOut:
 
 
 def pool_of(plan: RunPlan) -> Mapping[str, str]:
-    """Return the pool of every pooled array of the plan, by the array's name."""
+    """Return the pool of every pooled array of the plan, by the array's name; or ``tokens``."""
     names = {spec.name for spec in plan.arrays}
     return {
         array_name(site, pool): pool
         for site in plan.capture.sites
-        for pool in plan.capture.pools
+        for pool in (*plan.capture.pools, "tokens")
         if array_name(site, pool) in names
     }
 

@@ -21,13 +21,15 @@ from ..schemas import (
     digest_json,
 )
 from .bits import widen_bits
+from .blocks import block_keys, chunk_rows
 from .commits import check_commit
 from .committed import CommittedStore
 from .documents import Documents, chunk_limits, read_documents, static_chunk_keys
-from .layout import METADATA_NAME, RunKeys, block_keys, chunk_rows, to_bytes
+from .layout import METADATA_NAME, RunKeys, to_bytes
 from .metadata import STATIC_KEY
 from .partial import LeftOut, coverage_of, read_pulled
 from .store import Store, open_store
+from .token_view import block_token_chunks, drop_padding, take_blocks
 
 __all__ = ["open_run"]
 
@@ -67,20 +69,26 @@ def open_run(
         Passed to fsspec where a URL is given.
     allow_partial
         Open a run with missing rows too: they are NaN, and the coordinate ``committed``
-        (dims (text,), bool) says which rows are there.
+        (dims (text,), bool) says which rows are there; of token arrays ``token_committed``
+        (dims (token,), bool).
     pulled_only
         Of a partial copy (see ``pull``) show only the arrays, layers and rows that are here.
         Otherwise it has its full shape, and reading what was left out raises NotPulledError.
     chunks
         Dask chunks; ``{}`` is one task per stored object, so that layers are never mixed;
         ``"job"`` is several row-blocks of one layer per task, 64 to 128 MiB where the run is that
-        large: fewer tasks, whose objects are fetched at the same time; None reads without Dask.
+        large: fewer tasks, whose objects are fetched at the same time. A task of a token array
+        has all tokens of one row-block, so that no text is cut. None reads without Dask.
 
     Returns
     -------
     xarray.Dataset
         Arrays ``<site>_<pool>`` with dims (text, layer, hidden) and ``<site>_norm`` with dims
-        (text, layer), float32; coordinates over ``text`` are in memory.
+        (text, layer), float32; coordinates over ``text`` are in memory. Where the run has them,
+        ``<site>_tokens`` with dims (token, token_layer, hidden): the tokens of text *i* are
+        ``token_offset[i]`` to ``token_offset[i + 1]``, and the coordinates ``token_text`` (row on
+        ``text``), ``token_position`` (in the text) and ``token_id`` say of each what it is.
+        ``token_layer`` are its layers, some of ``layer`` or all.
 
     Raises
     ------
@@ -132,9 +140,11 @@ def open_run(
     dataset = _settle_coordinates(dataset)
     if chunks == "job":
         dataset = _chunk_for_jobs(dataset, plan, identity=view.digest)
+    if plan.token_axis is not None:
+        dataset = drop_padding(dataset, plan.token_axis)
     dataset = widen_bits(dataset)
     if allow_partial:
-        dataset = dataset.assign_coords(committed=("text", view.committed))
+        dataset = _mark_committed(dataset, plan, view.committed)
     if left_out is not None and pulled_only:
         dataset = _only_pulled(dataset, left_out)
     return dataset.assign_attrs(
@@ -190,11 +200,29 @@ def _committed_store(
     )
 
 
+def _mark_committed(
+    dataset: xr.Dataset, plan: RunPlan, committed: np.ndarray[Any, np.dtype[np.bool_]]
+) -> xr.Dataset:
+    """Return the dataset with the coordinates that say which rows are there."""
+    dataset = dataset.assign_coords(committed=("text", committed))
+    axis = plan.token_axis
+    if axis is None:
+        return dataset
+    by_block = committed[[plan.block_rows(block).start for block in range(plan.n_blocks)]]
+    marks = np.repeat(by_block, np.diff(axis.token_edges))
+    return dataset.assign_coords(token_committed=("token", marks))
+
+
 def _chunk_for_jobs(dataset: xr.Dataset, plan: RunPlan, *, identity: str) -> xr.Dataset:
     """Return the dataset with Dask chunks of several row-blocks of one layer."""
     chunked = {}
     for spec in plan.arrays:
         array = dataset[spec.name]
+        token = f"{identity} {spec.name}"
+        if spec.is_tokens and plan.token_axis is not None:
+            whole = block_token_chunks(plan.token_axis)
+            chunked[spec.name] = array.chunk({"token": whole, "token_layer": 1}, token=token)
+            continue
         n_rows = chunk_rows(plan)
         row_bytes = array.dtype.itemsize * (
             spec.shape[2] if len(spec.shape) == 3 else spec.shape[1]
@@ -204,7 +232,7 @@ def _chunk_for_jobs(dataset: xr.Dataset, plan: RunPlan, *, identity: str) -> xr.
         sizes = {"text": n_rows * -(-plan.n_blocks // n_tasks), **dict.fromkeys(spec.dims[1:], -1)}
         if len(spec.shape) == 3:
             sizes["layer"] = 1
-        chunked[spec.name] = array.chunk(sizes, token=f"{identity} {spec.name}")
+        chunked[spec.name] = array.chunk(sizes, token=token)
     rest = [name for name in dataset.data_vars if name not in chunked]
     return dataset.assign(chunked).assign({name: dataset[name].chunk() for name in rest})
 
@@ -212,25 +240,25 @@ def _chunk_for_jobs(dataset: xr.Dataset, plan: RunPlan, *, identity: str) -> xr.
 def _only_pulled(dataset: xr.Dataset, left_out: LeftOut) -> xr.Dataset:
     """Return the arrays, layers and rows of a partial copy that can all be read."""
     plan = left_out.plan
-    inner = {spec.name for spec in plan.arrays if len(spec.shape) == 3}
+    inner = {spec.name: str(spec.dims[1]) for spec in plan.arrays if len(spec.shape) == 3}
     there = {name: mask for name, mask in left_out.held.items() if mask.any()}
-    deep = [mask for name, mask in there.items() if name in inner]
-    layers = np.logical_and.reduce([mask.any(axis=1) for mask in deep])
-    parts = [mask[layers] if name in inner else mask for name, mask in there.items()]
+    layers: dict[str, np.ndarray] = {}  # by axis, those of which every array has something
+    for name in there.keys() & inner.keys():
+        some = np.asarray(there[name].any(axis=1))
+        layers[inner[name]] = layers.get(inner[name], some) & some
+    parts = [mask[layers[inner[n]]] if n in inner else mask for n, mask in there.items()]
     blocks = np.logical_and.reduce([mask.all(axis=0) for mask in parts])
-    if not there or not np.any(blocks) or (deep and not np.any(layers)):
+    if not there or not np.any(blocks) or not all(mask.any() for mask in layers.values()):
         msg = (
             f"run {plan.run!r} in {left_out.where}: no layer and block was pulled of all of "
             f"{sorted(there) or 'its arrays'}; {left_out.hint()}"
         )
         raise NotPulledError(msg)
     shown = dataset.drop_vars([name for name in left_out.held if name not in there])
-    if deep and not layers.all():
-        shown = shown.isel(layer=np.flatnonzero(layers))
-    if not blocks.all():
-        rows = np.flatnonzero(np.repeat(blocks, plan.rows_per_block)[: plan.n_texts])
-        shown = shown.isel(text=rows).drop_dims(["text_edge", "token"], errors="ignore")
-    return shown
+    for axis, mask in layers.items():
+        if not mask.all():
+            shown = shown.isel({axis: np.flatnonzero(mask)})
+    return shown if blocks.all() else take_blocks(shown, plan, blocks)
 
 
 def _fixed_width(values: list[str]) -> np.ndarray[Any, Any]:
@@ -248,7 +276,7 @@ def _settle_coordinates(dataset: xr.Dataset) -> xr.Dataset:
     """
     settled = {}
     for name, coord in dataset.coords.items():
-        if coord.dims not in {("text",), ("layer",)}:
+        if coord.dims not in {("text",), ("layer",), ("token_layer",)}:
             continue
         values = coord.values
         if values.dtype.kind in "OT":

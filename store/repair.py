@@ -15,6 +15,7 @@ from ..schemas import (
     RunManifest,
     Seal,
 )
+from .blocks import block_keys
 from .catalog import write_catalog
 from .clock import now
 from .commits import object_info
@@ -27,7 +28,6 @@ from .layout import (
     METADATA_NAME,
     STORE_KEY,
     RunKeys,
-    block_keys,
     group_metadata,
     plan_metadata,
     to_bytes,

@@ -17,9 +17,10 @@ from ..schemas import (
     Seal,
     near_names,
 )
+from .blocks import block_keys
 from .commits import check_commit
 from .documents import Documents, read_documents, static_chunk_keys
-from .layout import METADATA_NAME, RunKeys, block_keys
+from .layout import METADATA_NAME, RunKeys
 from .partial import (
     Coverage,
     LeftOut,
@@ -113,8 +114,7 @@ def read_source(store: Store, run_id: str) -> SourceRun:
 def _check_seal(plan: RunPlan, seal: Seal, plan_id: str, *, static: list[str], where: str) -> None:
     """Raise CorruptError where a seal lists other objects than the run has."""
     run = f"the seal of run {plan.run!r} in {where}"
-    per_block = sum(spec.shape[1] if len(spec.shape) == 3 else 1 for spec in plan.arrays)
-    n_expected = per_block * plan.n_blocks + len(static)
+    n_expected = plan.n_objects + len(static)
     odd: list[str] = []
     if len(seal.objects) == n_expected:  # before so many keys are made
         expected = {key for block in range(plan.n_blocks) for key in block_keys(plan, block)}
@@ -148,7 +148,7 @@ def choose(
         If the source is a partial copy that lacks some of what was named.
     """
     plan = run.plan
-    rows = _chosen_layers(plan, layers)
+    chosen = _chosen_layers(plan, layers)
     names = _chosen_arrays(plan, pools)
     blocks = np.zeros(plan.n_blocks, dtype=bool)
     blocks[run.blocks] = True
@@ -158,8 +158,9 @@ def choose(
     for spec in plan.arrays:
         if spec.name in names:
             mask = wanted[spec.name]
-            for row in rows if len(spec.shape) == 3 else [0]:
-                mask[row] = blocks
+            for row, layer in enumerate(plan.layers_of(spec) if len(spec.shape) == 3 else [None]):
+                if layer is None or layer in chosen:
+                    mask[row] = blocks
     if run.left_out is None:
         return wanted
     held = run.left_out.held
@@ -174,15 +175,14 @@ def choose(
     return {name: mask & held[name] for name, mask in wanted.items()}
 
 
-def _chosen_layers(plan: RunPlan, layers: Collection[int] | None) -> list[int]:
+def _chosen_layers(plan: RunPlan, layers: Collection[int] | None) -> set[int]:
     if layers is None:
-        return list(range(len(plan.layers)))
-    index = {layer: i for i, layer in enumerate(plan.layers)}
-    unknown = sorted(set(layers) - set(index))
+        return set(plan.layers)
+    unknown = sorted(set(layers) - set(plan.layers))
     if unknown or not layers:
         msg = f"run {plan.run!r} has no layers {unknown}; it has {list(plan.layers)}"
         raise InvalidInputError(msg)
-    return sorted(index[layer] for layer in set(layers))
+    return set(layers)
 
 
 def _chosen_arrays(plan: RunPlan, pools: Collection[str] | None) -> set[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..schemas import InvalidInputError, RunPlan
 from .layout import StaticArray, text_limit
+from .tokens import PADDING, to_stored_rows, token_places
 
 __all__ = ["check_plan", "static_arrays"]
 
@@ -18,12 +19,14 @@ _NUMBERS = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float32", "float64",
 }  # fmt: skip
-_DIMENSIONS = {"hidden", "token", "text_edge"}
+_DIMENSIONS = {"hidden", "token", "text_edge", "token_text", "token_position", "token_layer"}
 
 
 def check_plan(plan: RunPlan) -> None:
     """Raise InvalidInputError where the parts of ``plan`` contradict each other."""
     sizes = {"text": plan.n_texts, "layer": len(plan.layers), "hidden": plan.model.hidden_size}
+    if plan.token_axis is not None:
+        sizes |= {"token": plan.token_axis.n_rows, "token_layer": len(plan.token_axis.layers)}
     names = [spec.name for spec in plan.arrays]
     if not names or len(set(names)) != len(names):
         msg = f"run {plan.run!r}: expected arrays with distinct names, got {names}"
@@ -31,6 +34,7 @@ def check_plan(plan: RunPlan) -> None:
     if not plan.layers or list(plan.layers) != sorted(set(plan.layers)):
         msg = f"run {plan.run!r}: expected layers in ascending order, got {list(plan.layers)}"
         raise InvalidInputError(msg)
+    _check_token_axis(plan)
     for spec in plan.arrays:
         expected = tuple(sizes[dim] for dim in spec.dims)
         if spec.shape != expected:
@@ -39,6 +43,22 @@ def check_plan(plan: RunPlan) -> None:
                 f"{spec.shape}, expected {expected}"
             )
             raise InvalidInputError(msg)
+
+
+def _check_token_axis(plan: RunPlan) -> None:
+    """Raise InvalidInputError where the plan's token axis is not that of its token arrays."""
+    axis, wrong = plan.token_axis, None
+    if (axis is not None) != any(spec.is_tokens for spec in plan.arrays):
+        wrong = "token arrays need a token axis, and a token axis token arrays"
+    elif axis is not None and len(axis.token_edges) != plan.n_blocks + 1:
+        wrong = f"its token axis has {len(axis.token_edges) - 1} blocks, expected {plan.n_blocks}"
+    elif axis is not None and axis.token_edges[-1] != plan.n_tokens:
+        wrong = f"its token axis has {axis.token_edges[-1]} tokens, expected {plan.n_tokens}"
+    elif axis is not None and list(axis.layers) != [n for n in plan.layers if n in axis.layers]:
+        wrong = f"token layers must be some of {list(plan.layers)}, got {list(axis.layers)}"
+    if wrong:
+        msg = f"run {plan.run!r}: {wrong}"
+        raise InvalidInputError(msg)
 
 
 def static_arrays(
@@ -83,7 +103,7 @@ def static_arrays(
 def _token_arrays(
     plan: RunPlan, token_data: Mapping[str, np.ndarray[Any, Any]]
 ) -> list[StaticArray]:
-    if not token_data:
+    if not token_data and plan.token_axis is None:
         return []
     if set(token_data) != {"token_id", "token_offset"}:
         msg = (
@@ -101,7 +121,36 @@ def _token_arrays(
             f"got {edges[0]} to {edges[-1]}"
         )
         raise InvalidInputError(msg)
-    return arrays
+    return arrays if plan.token_axis is None else _padded(plan, ids=ids.values, offsets=edges)
+
+
+def _padded(
+    plan: RunPlan, *, ids: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]
+) -> list[StaticArray]:
+    """Return the coordinates of a token axis as they are stored: padding is -1."""
+    axis = plan.token_axis
+    if axis is None:
+        return []
+    firsts = [plan.block_rows(block).start for block in range(plan.n_blocks)]
+    if offsets[[*firsts, plan.n_texts]].tolist() != list(axis.token_edges):
+        msg = (
+            f"run {plan.run!r}: token_offset does not fit the token_edges of the plan's token axis"
+        )
+        raise InvalidInputError(msg)
+    if ids.dtype.kind != "i" or (ids < 0).any():
+        msg = f"run {plan.run!r}: token_id needs signed integers from 0, got {ids.dtype}"
+        raise InvalidInputError(msg)
+    text = np.full(axis.n_rows, PADDING, dtype=np.int32)
+    position = text.copy()
+    for span, texts, positions in token_places(plan, offsets, start=0, stop=axis.n_rows):
+        text[span], position[span] = texts, positions
+    return [
+        StaticArray("token_id", "token", to_stored_rows(axis, ids, fill=PADDING)),
+        StaticArray("token_layer", "token_layer", np.array(axis.layers, dtype=np.int32)),
+        StaticArray("token_offset", "text_edge", offsets),
+        StaticArray("token_position", "token", position),
+        StaticArray("token_text", "token", text),
+    ]
 
 
 def _checked(array: StaticArray, *, size: int) -> StaticArray:

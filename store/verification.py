@@ -17,14 +17,16 @@ from ..schemas import (
     StoreInfo,
     Text,
 )
+from .blocks import block_keys, place_of_key, rows_of_key
 from .catalog import catalog_entry, read_catalog
 from .commits import check_commit
 from .consistency import draw, each, seal_faults
 from .contents import Contents, object_limit
 from .deciding import read_decision
 from .faults import Fault, FaultKind, VerifyReport
-from .layout import CATALOG_KEY, METADATA_NAME, STORE_KEY, RunKeys, block_keys, rows_of_key
+from .layout import CATALOG_KEY, METADATA_NAME, STORE_KEY, RunKeys
 from .metadata import METADATA_BYTES, STATIC_KEY
+from .notes import nonfinite_rows
 from .partial import coverage_of, has_key, pulled_key, read_pulled, sealed_root_key, shown_root
 from .statics import Statics, read_statics
 from .store import Store
@@ -59,9 +61,9 @@ def verify_run(
         Of the activations only this share of the objects, above 0 and at most 1, drawn with
         ``seed``.
     full
-        Also decode every chunk: its checksum, its size, finite values in every row and NaN past
-        the last one, norms that are not negative; and hold the coordinates against each other,
-        the plan and the corpus.
+        Also decode every chunk: its checksum, its size, finite values in every row (or NaN
+        where the commit record notes it) and NaN past the last one, norms that are not negative;
+        and hold the coordinates against each other, the plan and the corpus.
     seed
         The seed of the draw.
 
@@ -96,7 +98,7 @@ class _Verification:
         self, layers: Collection[int] | None, sample: float | None, *, seed: int
     ) -> VerifyReport:
         plan = self.plan
-        chosen = _layer_indices(plan, layers)
+        chosen = _known_layers(plan, layers)
         self._check_manifest()
         self._check_store()
         seal, is_sealed = self._read_seal()
@@ -114,9 +116,11 @@ class _Verification:
         data = [info for info in held if info.key in self.planned]
         checked = [info for info in held if info.key not in self.planned]
         if layers is not None:
-            data = [info for info in data if _layer_index(info.key) in {None, *chosen}]
+            data = [info for info in data if self._layer(info.key) in {None, *chosen}]
         checked += draw(data, sample, seed=seed)
         contents = Contents(self.store, plan, statics.documents) if self.full else None
+        if contents is not None:
+            contents.allow_nan(nonfinite_rows(commits))
         found = each(
             lambda info: self._object(info, contents, partial=partial),
             checked,
@@ -280,9 +284,14 @@ class _Verification:
         """Return the fault of an object, with the rows and the layer that it holds."""
         if key not in self.planned:
             return Fault(key, reason, kind="static")
-        index = _layer_index(key)
-        layer = None if index is None else self.plan.layers[index]
-        return Fault(key, reason, rows_of_key(self.plan, key), layer)
+        return Fault(key, reason, rows_of_key(self.plan, key), self._layer(key))
+
+    def _layer(self, key: str) -> int | None:
+        """Return the layer that an object of a block holds, None where it holds all of them."""
+        place = place_of_key(self.plan, key)
+        if place is None or place.layer is None:
+            return None
+        return self.plan.layers_of(place.spec)[place.layer]
 
     def _check_strangers(self, objects: list[ObjectInfo], statics: Statics) -> set[str]:
         """Return the keys inside ``data.zarr``; report those that the run does not have."""
@@ -367,19 +376,12 @@ def _object_fault(store: Store, key: str, info: ObjectInfo) -> tuple[str | None,
     return None, data
 
 
-def _layer_indices(plan: RunPlan, layers: Collection[int] | None) -> set[int]:
-    known = {layer: index for index, layer in enumerate(plan.layers)}
-    unknown = sorted(set(layers or ()) - set(known))
+def _known_layers(plan: RunPlan, layers: Collection[int] | None) -> set[int]:
+    unknown = sorted(set(layers or ()) - set(plan.layers))
     if unknown:
         msg = f"run {plan.run!r} has no layers {unknown}; it has {list(plan.layers)}"
         raise InvalidInputError(msg)
-    return {known[layer] for layer in layers or ()}
-
-
-def _layer_index(key: str) -> int | None:
-    """Return the layer index of the object of a block, None where it holds all layers."""
-    place = key.partition("/c/")[2].split("/")
-    return int(place[1]) if len(place) == 3 else None
+    return set(layers or ())
 
 
 def _first_of_each_key(faults: list[Fault]) -> tuple[Fault, ...]:

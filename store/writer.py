@@ -197,7 +197,8 @@ class RunWriter:
             Its index.
         arrays
             The block's rows of every array of the plan, dims (row, layer, hidden) or
-            (row, layer), float32.
+            (row, layer), float32. The rows of a (token, token_layer, hidden) array are the
+            tokens of the block's texts one after another, without padding.
         notes
             Plain JSON for the commit record.
 
@@ -244,9 +245,12 @@ class RunWriter:
         if set(arrays) != set(expected):
             msg = f"{run}, block {block}: expected arrays {sorted(expected)}, got {sorted(arrays)}"
             raise InvalidInputError(msg)
-        rows = self.plan.block_rows(block)
+        axis = self.plan.token_axis
         for name, values in arrays.items():
-            shape = (rows.stop - rows.start, *expected[name].shape[1:])
+            spec, rows = expected[name], self.plan.block_rows(block)
+            if spec.is_tokens and axis is not None:
+                rows = axis.tokens(block)
+            shape = (rows.stop - rows.start, *spec.shape[1:])
             if values.shape != shape or values.dtype != np.float32:
                 msg = (
                     f"{run}, block {block}: array {name!r} is {values.dtype} {values.shape}, "

@@ -46,6 +46,11 @@ _out_option = click.option(
 @click.option("--chunk-size", help="Texts per block, or an object's size.  [default: 16MiB]")
 @click.option("--codec", type=click.Choice(["blosc", "none"]), help="Compression of activations.")
 @click.option("--bits16", is_flag=True, help="Store single positions as 16-bit patterns.")
+@click.option(
+    "--nonfinite",
+    type=click.Choice(["stop", "record"]),
+    help="Of NaN or infinity: stop, or store NaN and note it.  [default: stop]",
+)
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps.  [default: auto]")
 @click.option("--attn", "attn_implementation", help="eager, sdpa, flash_attention_2.")
 @click.option("--arms", nargs=2, help="The corpus's own names of its positive and negative arm.")

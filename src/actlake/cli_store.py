@@ -68,6 +68,7 @@ def store_info(url: str, run: str, as_json: bool) -> None:  # noqa: FBT001
     Example: actlake store info s3://bucket/store llama-3-8b
     """
     from .store import open_store
+    from .store.notes import summarise_notes
 
     found = open_store(url)
     manifest, seal = found.read_manifest(run), found.read_seal(run)
@@ -77,6 +78,7 @@ def store_info(url: str, run: str, as_json: bool) -> None:  # noqa: FBT001
         "arrays": {a.name: list(a.shape) for a in found.read_plan(run).arrays},
         "blocks_committed": len(commits),
         "blocks": found.read_plan(run).n_blocks,
+        **asdict(summarise_notes(commits)),
         "sealed": seal is not None,
         "partial_copy": found.read_pulled(run) is not None,
         "data_digest": seal.data_digest if seal else None,

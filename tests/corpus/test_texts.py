@@ -37,6 +37,42 @@ def test_round_trip_keeps_texts_and_digest(tmp_path):
     assert texts_digest(back) == texts_digest(texts[::-1])
 
 
+def test_a_conversation_ends_with_its_response(tmp_path):
+    turns = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "A boy fell."},
+        {"role": "assistant", "content": "Is he hurt?"},
+        {"role": "user", "content": "Yes."},
+    ]
+    whole = {"id": "a", "messages": [*turns, {"role": "assistant", "content": "I help."}]}
+    split = {"id": "a", "messages": turns, "response": "I help."}
+    path = write(tmp_path / "t.jsonl", [whole])
+    (text,) = read_jsonl(path)
+    assert text == Text.parse(split)
+    assert text.response == "I help."
+    assert text.n_chars == len("Be kind.A boy fell.Is he hurt?Yes.I help.")
+    write_jsonl([text], tmp_path / "back.jsonl")
+    assert json.loads((tmp_path / "back.jsonl").read_text())["messages"] == turns
+    assert read_jsonl(tmp_path / "back.jsonl") == [text]
+
+
+def test_texts_may_be_nothing_but_token_ids(tmp_path):
+    (text,) = read_jsonl(write(tmp_path / "t.jsonl", [{"id": "a", "token_ids": [1, 7, 9]}]))
+    assert (text.token_ids, text.response, text.n_chars) == ((1, 7, 9), "", 3)
+    write_jsonl([text], tmp_path / "back.jsonl")
+    assert read_jsonl(tmp_path / "back.jsonl") == [text]
+
+
+def test_keys_that_came_later_do_not_change_the_digests_of_texts_without_them():
+    texts = [Text(id="a", response="x"), Text(id="b", response="y", prompt="?", system="s")]
+    assert texts_digest(texts) == (
+        "sha256:d2858e3e67af6aa7a108205ae9d50c89f6337be562f287b41c5e0ebc5c5086fc"
+    )
+    assert texts_digest([Text(id="a", token_ids=(1, 2))]) != texts_digest(
+        [Text(id="a", token_ids=(1, 2), response_start=0)]
+    )
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -48,6 +84,27 @@ def test_round_trip_keeps_texts_and_digest(tmp_path):
         ),
         ([row("p1a", "empathic", response=" ")], r"t\.jsonl:1: the response is empty"),
         ([row("p1a", "empathic", response="")], r"t\.jsonl:1: response: .*at least 1"),
+        (['{"id": "a"}'], r"t\.jsonl:1: missing key 'response'$"),
+        (
+            [{"id": "a", "messages": [{"role": "user", "content": "Hi"}]}],
+            r"missing key 'response', and the last of messages is not an assistant's",
+        ),
+        ([{"id": "a", "messages": [{"rôle": "user"}], "response": "x"}], r"messages\.0"),
+        (
+            [
+                {
+                    "id": "a",
+                    "messages": [{"role": "user", "content": "Hi"}],
+                    "response": "x",
+                    "prompt": "Hi",
+                }
+            ],
+            "leave out prompt and system",
+        ),
+        ([{"id": "a", "token_ids": []}], r"token_ids: .*at least 1"),
+        ([{"id": "a", "token_ids": [5, -1]}], r"token_ids\.1: .*greater than or equal to 0"),
+        ([{"id": "a", "token_ids": [5, 6], "response_start": 2}], "beyond the 2 token_ids"),
+        ([{"id": "a", "response": "x", "response_start": 2}], "counts token_ids, and there are"),
         (
             [row("p1a", "empathic"), row("p1b", "task_focused"), row("p1a", "empathic")],
             r"t\.jsonl:3: duplicate id 'p1a' \(first at line 1\)",

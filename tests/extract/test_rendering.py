@@ -88,3 +88,83 @@ def test_rows_come_back_in_the_order_given_whatever_their_rendering():
     rows = render_texts(texts, TOKENIZER, spec=CaptureSpec(pools=("mean_response",)))
     assert [row.text.id for row in rows] == ["c", "a", "b"]
     assert rows[0].ids.dtype == np.int32
+
+
+TURNS = [
+    {"role": "user", "content": "A boy fell."},
+    {"role": "assistant", "content": "I help."},
+    {"role": "user", "content": "He can walk again."},
+]
+
+
+def test_of_a_conversation_only_the_last_answer_is_the_response():
+    text = Text.parse({"id": "t", "messages": TURNS, "response": "I help."})
+    (row,) = render_texts([text], TOKENIZER, spec=CaptureSpec())
+    whole = decode(row.ids)
+    assert whole.count("I help.") == 2
+    assert decode(row.ids[row.response]).strip() == "I help."
+    assert "walk again" in decode(row.ids[: row.n_prompt])
+    assert list(row.ids).count(TOKENIZER.bos_token_id) == 1
+
+
+def test_one_turn_is_a_prompt():
+    chat = Text.parse({"id": "t", "messages": TURNS[:1], "response": "I help."})
+    plain = Text(id="t", prompt="A boy fell.", response="I help.")
+    one, other = (render_texts([t], TOKENIZER, spec=CaptureSpec())[0] for t in (chat, plain))
+    np.testing.assert_array_equal(one.ids, other.ids)
+    np.testing.assert_array_equal(one.response, other.response)
+
+
+def test_turns_that_no_template_can_write_are_refused(monkeypatch):
+    text = Text.parse({"id": "t", "messages": TURNS, "response": "I help."})
+    with pytest.raises(InvalidInputError, match=r"'t' has turns, .* render is 'plain'"):
+        render_texts([text], TOKENIZER, spec=CaptureSpec(render="plain"))
+    monkeypatch.setattr(TOKENIZER, "chat_template", None)
+    with pytest.raises(InvalidInputError, match="the tokenizer has no chat template"):
+        render_texts([text], TOKENIZER, spec=CaptureSpec())
+
+
+@settings(max_examples=40)
+@given(prompt=WORDS, response=WORDS)
+def test_token_ids_are_run_as_they_are(prompt, response):
+    text = Text(id="t", prompt=prompt, response=response)
+    (row,) = render_texts([text], TOKENIZER, spec=CaptureSpec())
+    given_ids = Text(id="t", token_ids=tuple(int(i) for i in row.ids), response_start=row.n_prompt)
+    (back,) = render_texts([given_ids], TOKENIZER, spec=CaptureSpec())
+    np.testing.assert_array_equal(back.ids, row.ids)
+    np.testing.assert_array_equal(back.special, row.special)
+    assert back.n_prompt == row.n_prompt
+    # What a template writes behind the answer is the response's too, where nothing says otherwise.
+    assert back.response[row.response].all()
+    assert not (back.response & back.special).any()
+
+
+def test_token_ids_have_no_prompt_unless_they_say_where_it_ends():
+    bos = TOKENIZER.bos_token_id
+    ids = tuple(TOKENIZER("I help the boy.", add_special_tokens=False)["input_ids"])
+    text = Text(id="t", token_ids=(bos, *ids))
+    spec = CaptureSpec(pools=("mean_response", "last_response"))
+    (row,) = render_texts([text], TOKENIZER, spec=spec)
+    assert row.response.tolist() == [False, *[True] * len(ids)]
+    with pytest.raises(InvalidInputError, match="has no prompt, so no last_prompt"):
+        render_texts([text], TOKENIZER, spec=CaptureSpec())
+    with pytest.raises(InvalidInputError, match="two BOS"):
+        render_texts([Text(id="t", token_ids=(bos, bos, *ids))], TOKENIZER, spec=spec)
+
+
+def test_ids_of_another_vocabulary_are_refused():
+    n = len(TOKENIZER)
+    text = Text(id="t", token_ids=(5, n - 1, n))
+    with pytest.raises(
+        InvalidInputError, match=f"'t': token id {n} at position 2 is not in the vocabulary of {n}"
+    ):
+        render_texts([text], TOKENIZER, spec=CaptureSpec(pools=("mean_response",)))
+
+
+def test_token_ids_too_are_held_to_the_limit():
+    text = Text(id="t", token_ids=tuple([9] * 50))
+    spec = CaptureSpec(pools=("mean_response",), max_tokens=40)
+    with pytest.raises(InvalidInputError, match="'t' has 50 tokens, the limit is 40"):
+        render_texts([text], TOKENIZER, spec=spec)
+    (row,) = render_texts([text], TOKENIZER, spec=spec.model_copy(update={"truncate": True}))
+    assert (row.n_tokens, row.n_total) == (40, 50)

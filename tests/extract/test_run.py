@@ -154,7 +154,7 @@ def test_values_that_are_not_finite_stop_the_run_with_text_and_layer(tmp_path, f
     model.save_pretrained(broken)
     load_model(str(folder), weights=False).tokenizer.save_pretrained(broken)
     store = create_store(str(tmp_path / "store"))
-    with pytest.raises(NumericalError, match=r"of text 't\d\d' is not finite at layer 2 .*dtype"):
+    with pytest.raises(NumericalError, match=r"of text 't\d\d' is not finite at layer 2, .*dtype"):
         extract(store, broken)
     assert store.read_commits("r") == []
 
@@ -262,3 +262,25 @@ def test_bits16_of_a_float32_model_is_refused(tmp_path, folder):
     with pytest.raises(InvalidInputError, match="runs in float32"):
         extract(store, folder, spec=spec)
     assert store.run_ids() == []
+
+
+def test_the_ids_of_a_text_give_the_activations_of_the_text(tmp_path, folder):
+    store = create_store(str(tmp_path / "store"))
+    extract(store, folder, run="written")
+    tokenizer = load_model(str(folder), weights=False).tokenizer
+    pools = CaptureSpec()
+    ids = [
+        Text(
+            id=t.id, response=t.response, prompt=t.prompt, token_ids=tuple(row.ids.tolist()),
+            response_start=row.n_prompt,
+        )
+        for t in TEXTS
+        for row in render_texts([t], tokenizer, spec=pools)
+    ]  # fmt: skip
+    info = corpus_info("ids", ids)
+    extract_run(store, ids, info, model=str(folder), run="ids", extract=EXTRACT)
+    written, given = open_run(store, "written").compute(), open_run(store, "ids").compute()
+    for name in ("resid_post_last_prompt", "resid_post_mean_response", "resid_post_norm"):
+        np.testing.assert_array_equal(given[name].values, written[name].values)
+    assert verify_run(store, "ids", full=True).ok
+    assert store.read_corpus("ids") == (info, ids)

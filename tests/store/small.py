@@ -8,7 +8,7 @@ import numpy as np
 
 from actlake.schemas import CorpusInfo, Text, texts_digest
 from tests.store.memory import MemoryStore, memory_store
-from tests.store.samples import make_coords, make_plan, write_run
+from tests.store.samples import make_coords, make_plan, with_tokens, write_run
 
 FIELDS = ("arm", "pair", "scenario", "category", "generator", "split", "subset", "variant")
 
@@ -46,9 +46,11 @@ def small_coords(plan, fields=FIELDS):
     return coords
 
 
-def fill_store(store, *, blocks=None, seal: bool = True, fields=FIELDS, **options):
+def fill_store(
+    store, *, blocks=None, seal: bool = True, fields=FIELDS, tokens: bool = False, **options
+):
     """Write the corpus and a run of it; return the plan."""
-    plan = make_plan(**options)
+    plan = with_tokens(make_plan(**options)) if tokens else make_plan(**options)
     texts = make_texts(plan.n_texts)
     plan = plan.model_copy(update={"corpus_digest": texts_digest(texts)})
     store.write_corpus(corpus_info(texts), texts)

@@ -1,5 +1,8 @@
 import hashlib
+import io
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from actlake.schemas import (
@@ -11,7 +14,7 @@ from actlake.schemas import (
     Text,
     texts_digest,
 )
-from actlake.store.corpora import texts_table
+from actlake.store.corpora import parse_texts, texts_table
 from tests.store.forging import edit
 
 TEXTS = [
@@ -31,6 +34,53 @@ def test_a_corpus_survives_the_store(any_store):
     any_store.write_corpus(info(), TEXTS)
     assert any_store.read_corpus("demo") == (info(), TEXTS)
     assert any_store.corpus_ids() == ["demo"]
+
+
+RICH = [
+    Text.parse({"id": "chat", "response": "é", "messages": [{"role": "user", "content": "漢 👋"}]}),
+    Text(id="ids", token_ids=tuple(range(150_000))),
+    Text(id="both", token_ids=(5, 6, 7), response_start=2, prompt="Hi", response="no"),
+    Text(id="plain", response="x"),
+]
+
+
+def test_turns_and_token_ids_survive_the_store(any_store):
+    any_store.write_corpus(info(RICH), RICH)
+    assert any_store.read_corpus("demo") == (info(RICH), RICH)
+
+
+def test_columns_are_there_only_where_texts_have_them():
+    def names(texts):
+        return pq.ParquetFile(io.BytesIO(texts_table(texts))).schema.names
+
+    base = names(TEXTS)
+    assert base[-1] == "parent"
+    assert names([*TEXTS, Text(id="d", token_ids=(1,))]) == [*base, "token_ids"]
+    assert names(RICH) == [*base, "messages", "token_ids", "response_start"]
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("token_ids", "[1,2"),
+        ("token_ids", "[[1]]"),
+        ("token_ids", '["1"]'),
+        ("token_ids", "[1e3]"),
+        ("token_ids", "[" + "1," * 2**20 + "1]"),
+        ("messages", "{}"),
+        ("messages", '[{"role": "user", "role": "user", "content": ""}]'),
+        ("response_start", "[0]"),
+    ],
+)
+def test_cells_that_are_not_what_the_column_says_are_refused(column, cell):
+    table = pq.read_table(io.BytesIO(texts_table(RICH[2:3])))
+    cells = {name: table[name] for name in table.column_names if name != column}
+    out = io.BytesIO()
+    order = [*table.column_names[:13], "messages", "token_ids", "response_start"]
+    cells[column] = pa.array([cell])
+    pq.write_table(pa.table({name: cells[name] for name in order if name in cells}), out)
+    with pytest.raises(CorruptError, match="is not a table of texts"):
+        parse_texts(out.getvalue(), where="x", n_texts=1)
 
 
 def test_other_texts_under_the_same_id_are_refused(store):

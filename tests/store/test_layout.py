@@ -10,15 +10,9 @@ from hypothesis import strategies as st
 
 from actlake.schemas import CorruptError, InvalidInputError
 from actlake.store import rows_per_block
+from actlake.store.blocks import block_chunks, block_keys, rows_of_key
 from actlake.store.codec import decode_chunk, encode_chunk
-from actlake.store.layout import (
-    StaticArray,
-    block_chunks,
-    block_keys,
-    plan_metadata,
-    rows_of_key,
-    static_metadata,
-)
+from actlake.store.layout import StaticArray, plan_metadata, static_metadata
 from tests.store.samples import block_values, make_plan, make_values, write_run
 
 MIB = 2**20

@@ -12,7 +12,7 @@ from actlake.schemas import (
     NotFoundError,
 )
 from actlake.store import create_store, open_run, open_store, verify_run
-from actlake.store.layout import block_keys
+from actlake.store.blocks import block_keys
 from actlake.store.local import _host
 from tests.store.samples import (
     ENVIRONMENT,

@@ -14,7 +14,7 @@ import tensorstore as ts
 
 from actlake.store import create_store
 from tests.store.forging import flip
-from tests.store.samples import make_plan, make_tokens, make_values, write_run
+from tests.store.samples import make_plan, make_tokens, make_values, with_tokens, write_run
 from tests.store.small import fill_store, make_texts
 
 HEX = 64
@@ -136,6 +136,33 @@ def test_numbers_tokens_and_text_are_read_by_the_document(run):
     texts = make_texts()
     assert strings(run, "text") == [text.id for text in texts]
     assert strings(run, "arm") == [text.arm for text in texts]
+
+
+def test_tokens_are_read_by_the_document(tmp_path):
+    store = create_store(tmp_path / "store")
+    fill_store(store, tokens=True)
+    run = Path(store.url) / "runs" / "tiny"
+    check_seal(run)
+    expected = make_values(with_tokens(make_plan()))["resid_post_tokens"]
+    plan = json.loads((run / "plan.json").read_bytes())
+    axis = plan["token_axis"]
+    array = open_array(run, "resid_post_tokens")
+    assert array.domain.labels == ("token", "token_layer", "hidden")
+    assert tuple(array.chunk_layout.read_chunk.shape) == (axis["rows_per_chunk"], 1, 8)
+    assert open_array(run, "token_layer")[...].read().result().tolist() == axis["layers"]
+    # By the coordinates: rows of no text are padding.
+    text = open_array(run, "token_text")[...].read().result()
+    position = open_array(run, "token_position")[...].read().result()
+    offsets = open_array(run, "token_offset")[...].read().result()
+    stored = array[...].read().result()
+    np.testing.assert_array_equal(stored[text >= 0], expected)
+    assert np.isnan(stored[text < 0]).all()
+    np.testing.assert_array_equal(position[text == 5], np.arange(offsets[6] - offsets[5]))
+    # By the plan alone: the tokens of the second block.
+    first = axis["chunk_edges"][1] * axis["rows_per_chunk"]
+    start, stop = axis["token_edges"][1:3]
+    block = array[first : first + stop - start].read().result()
+    np.testing.assert_array_equal(block, expected[start:stop])
 
 
 def test_the_seal_and_every_object_verify_by_the_document(run):
