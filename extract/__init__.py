@@ -6,6 +6,7 @@ from .capture import PooledCapture, PoolMasks
 from .checks import Check, check_model
 from .costs import estimate_run
 from .engine import Engine, TransformersEngine
+from .engines import open_engine
 from .environment import extraction_environment
 from .loading import LoadedModel, ModelSource, load_model, resolve_source
 from .pipeline import Progress, stream_blocks
@@ -13,6 +14,7 @@ from .planning import PreparedRun, prepare_run
 from .rendering import TokenRow, chat_messages, render_prompt, render_texts
 from .run import ExtractResult, extract_run, plan_extraction
 from .torch_files import read_torch
+from .vllm_engine import VllmEngine
 from .worker import Worker
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Progress",
     "TokenRow",
     "TransformersEngine",
+    "VllmEngine",
     "Worker",
     "chat_messages",
     "check_model",
@@ -35,6 +38,7 @@ __all__ = [
     "extraction_environment",
     "find_blocks",
     "load_model",
+    "open_engine",
     "order_texts",
     "pack_batches",
     "plan_extraction",

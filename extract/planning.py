@@ -24,7 +24,7 @@ from ..schemas import (
     texts_digest,
 )
 from ..store import rows_per_block, text_coords
-from .batching import order_texts, pack_batches
+from .batching import group_rows, order_texts, pack_batches
 from .loading import LoadedModel
 from .rendering import TokenRow, render_texts
 
@@ -33,6 +33,8 @@ __all__ = ["TOKEN_MASK", "PreparedRun", "prepare_run"]
 TOKEN_MASK = "response tokens without special tokens"  # not a password
 ORDINARY = "all tokens without special tokens"
 WITH_BOS = "all tokens without special tokens, and the BOS"
+
+_VLLM_STEPS = 32  # forward passes that one call is worth: the last is seldom full
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,16 @@ class PreparedRun:
     token_data: dict[str, np.ndarray]
 
     def batches(self, block: int) -> list[list[int]]:
-        """Return the batches of ``block`` as lists of row numbers."""
+        """Return the batches of ``block`` as lists of row numbers.
+
+        vLLM makes its own: it is given as many rows at once as keep it busy.
+        """
         span = self.plan.block_rows(block)
         lengths = [row.n_tokens for row in self.rows[span]]
-        packed = pack_batches(lengths, batch_tokens=self.plan.batch_tokens)
+        if self.plan.engine == "vllm":
+            packed = group_rows(lengths, n_tokens=_VLLM_STEPS * self.plan.batch_tokens)
+        else:
+            packed = pack_batches(lengths, batch_tokens=self.plan.batch_tokens)
         return [[span.start + i for i in batch] for batch in packed]
 
     def summary(self) -> dict[str, Any]:
@@ -59,6 +67,8 @@ class PreparedRun:
         plan = self.plan
         batches = [b for block in range(plan.n_blocks) for b in self.batches(block)]
         computed = sum(len(b) * max(self.rows[i].n_tokens for i in b) for b in batches)
+        if plan.engine == "vllm":  # which lays rows behind one another
+            computed = plan.n_tokens
         sizes = {
             a.name: int(np.prod(a.shape)) * (4 if a.dtype == "float32" else 2) for a in plan.arrays
         }
@@ -149,6 +159,7 @@ def prepare_run(
         rows_digest=_rows_digest(rows),
         rows_per_block=min(per_block, n),
         batch_tokens=extract.batch_tokens,
+        engine=extract.engine,
         codec="crc32c" if extract.codec == "none" else "blosc-zstd-1-shuffle+crc32c",
         arrays=tuple(arrays),
         seed=extract.seed,

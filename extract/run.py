@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-import torch
 from tqdm import tqdm
 
-from ..schemas import CaptureSpec, CorpusInfo, ExtractSpec, InvalidInputError, Seal, Text
+from ..schemas import CaptureSpec, CorpusInfo, ExtractSpec, Seal, Text
 from ..store import RunWriter, Store
-from .engine import TransformersEngine
+from .engines import check_engine, load_for_plan, open_engine
 from .environment import extraction_environment
-from .loading import load_model
 from .pipeline import Progress, stream_blocks
 from .planning import PreparedRun, prepare_run
 from .worker import Worker
@@ -50,14 +48,7 @@ def plan_extraction(
 ) -> PreparedRun:
     """Return the plan of a run from the model's config and tokenizer alone (``--dry-run``)."""
     capture, extract = capture or CaptureSpec(), extract or ExtractSpec()
-    loaded = load_model(
-        model,
-        revision=revision,
-        dtype=capture.dtype,
-        device=extract.device,
-        attn_implementation=extract.attn_implementation,
-        weights=False,
-    )
+    loaded = load_for_plan(model, revision=revision, capture=capture, extract=extract)
     return prepare_run(texts, loaded, run=run, corpus=corpus, capture=capture, extract=extract)
 
 
@@ -100,12 +91,15 @@ def extract_run(
     AlreadyExistsError
         If the store holds another plan under this run, or (BlockClaimedError) another living
         process is at work on one of the blocks.
+    MissingDependencyError
+        If the engine that ``extract`` names is not installed.
     NumericalError
         If an activation is not finite, unless ``extract.nonfinite`` is ``record``.
     StorageError
         If the store fails; running again resumes.
     """
     capture, extract = capture or CaptureSpec(), extract or ExtractSpec()
+    check_engine(extract)
     prepared = plan_extraction(
         texts,
         model=model,
@@ -127,25 +121,8 @@ def extract_run(
     skips_claimed = worker is not None and store.info.create_only
     n_run = 0
     if pending:
-        loaded = load_model(
-            model,
-            revision=revision,
-            dtype=capture.dtype,
-            device=extract.device,
-            attn_implementation=extract.attn_implementation,
-        )
-        if loaded.info != prepared.plan.model:
-            msg = (
-                f"{loaded.info.name}: the weights loaded as {loaded.info}, but the plan was made "
-                f"for {prepared.plan.model}; name dtype and attn_implementation explicitly"
-            )
-            raise InvalidInputError(msg)
-        torch.manual_seed(extract.seed)
-        engine = TransformersEngine(
-            loaded, sites=capture.sites, layers=prepared.plan.layers, pools=capture.pools
-        )
         with (
-            engine.ready(),
+            open_engine(prepared, model=model, revision=revision, extract=extract) as engine,
             closing(writer),
             _ProgressBar(prepared, pending, show=show_progress) as report,
         ):

@@ -21,6 +21,7 @@ from .result import Direction, ResultRow, SteeringRow
 from .run import (
     ArraySpec,
     BlockCommit,
+    EngineName,
     EnvironmentInfo,
     ModelInfo,
     ObjectInfo,
@@ -66,6 +67,7 @@ __all__ = [
     "CorruptError",
     "Direction",
     "Dtype",
+    "EngineName",
     "EnvironmentInfo",
     "ExtractSpec",
     "IncompleteError",

@@ -14,6 +14,7 @@ from .capture import CaptureSpec
 __all__ = [
     "ArraySpec",
     "BlockCommit",
+    "EngineName",
     "EnvironmentInfo",
     "ModelInfo",
     "ObjectInfo",
@@ -29,6 +30,7 @@ __all__ = [
 RunId = Annotated[
     str, StringConstraints(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9][\w.@+-]*$")
 ]
+EngineName = Literal["transformers", "vllm"]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
@@ -173,6 +175,8 @@ class RunPlan(Record):
     rows_digest: Digest  # over the text ids and token ids in row order
     rows_per_block: int = Field(ge=1)
     batch_tokens: int = Field(ge=1)
+    # Written only where it is another: the plans of before have no such key.
+    engine: EngineName = Field("transformers", exclude_if=lambda engine: engine == "transformers")
     arrays: Annotated[tuple[ArraySpec, ...], FailFast()]
     codec: Literal["blosc-zstd-1-shuffle+crc32c", "crc32c"] = "blosc-zstd-1-shuffle+crc32c"
     seed: int = 0

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 from .base import Record
 from .capture import CaptureSpec, Pool
 from .errors import InvalidInputError
-from .run import RunId
+from .run import EngineName, RunId
 from .sizes import parse_size
 from .text import ArmNames
 
@@ -48,20 +48,22 @@ class StudyModel(Record):
 
 
 class ExtractSpec(Record):
-    """How extraction is carried out.
+    """How extraction is carried out; nothing here changes what is stored but for rounding.
 
-    Nothing here changes what is stored, but batch_tokens may, and nonfinite.
-
-    ``batch_tokens`` bounds rows x longest row of a batch. It is part of the plan, since batches
-    of another shape round differently. ``chunk_size`` is the rows of a block (a
-    number), or the most that an object takes uncompressed (``16MiB``). ``codec`` "none" leaves
-    out compression. ``bits16`` stores arrays of single positions as the 16-bit patterns of the
-    model's own type; means stay float32. ``nonfinite`` says what becomes of NaN or infinity in
-    an activation: ``stop`` ends the run and names text, layer and token; ``record`` stores the
-    vector of that text and layer as NaN and notes the row in the commit record.
+    ``engine`` and ``batch_tokens`` are part of the plan, since other kernels and batches of
+    another shape round differently. ``batch_tokens`` bounds rows x longest row of a batch, and
+    with vLLM the tokens of a forward pass. ``tensor_parallel`` is vLLM's. ``chunk_size`` is the
+    rows of a block (a number), or the most that an object takes uncompressed (``16MiB``).
+    ``codec`` "none" leaves out compression. ``bits16`` stores arrays of single positions as the
+    16-bit patterns of the model's own type; means stay float32. ``nonfinite`` says what becomes
+    of NaN or infinity in an activation: ``stop`` ends the run and names text, layer and token;
+    ``record`` stores the vector of that text and layer as NaN and notes the row in the commit
+    record.
     """
 
+    engine: EngineName = "transformers"
     batch_tokens: Annotated[int, Field(ge=1)] = 16384
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
     chunk_size: Annotated[int, Field(ge=1)] | str = "16MiB"
     codec: Literal["blosc", "none"] = "blosc"
     bits16: bool = False
@@ -72,6 +74,12 @@ class ExtractSpec(Record):
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
+        if self.tensor_parallel > 1 and self.engine != "vllm":
+            msg = "tensor_parallel needs engine = 'vllm'"
+            raise ValueError(msg)
+        if self.engine == "vllm" and (self.device != "auto" or self.attn_implementation):
+            msg = "device and attn_implementation are vLLM's own choice; leave them out"
+            raise ValueError(msg)
         if isinstance(self.chunk_size, str):
             try:
                 parse_size(self.chunk_size)

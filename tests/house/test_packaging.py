@@ -85,7 +85,7 @@ def test_the_wheel_imports_in_an_environment_without_the_sources(built, tmp_path
 def test_every_package_that_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    declared = [*project["dependencies"], *extras["extract"], *extras["report"]]
+    declared = [*project["dependencies"], *extras["extract"], *extras["report"], *extras["vllm"]]
     names = {re.split(r"[\[<>=;~ ]", line)[0].lower().replace("-", "_") for line in declared}
     names |= {"distributed"} if "dask[array,distributed]" in "".join(declared) else set()
     imported_as = {"scikit_learn": "sklearn", "vl_convert_python": "vl_convert"}
