@@ -31,6 +31,7 @@ from .run import (
     StoreInfo,
     TokenizerInfo,
 )
+from .scenario import CATEGORIES, RUBRIC_LEVELS, Category, Scenario, ScenarioPrompt
 from .sizes import parse_size
 from .study import (
     BagOfWordsSpec,
@@ -48,7 +49,9 @@ from .text import Arm, ArmNames, CorpusInfo, Pair, Split, Text, TextId, texts_di
 from .transfer import Pulled, PulledPart
 
 __all__ = [
+    "CATEGORIES",
     "RECORDS",
+    "RUBRIC_LEVELS",
     "ActlakeError",
     "AlreadyExistsError",
     "Arm",
@@ -61,6 +64,7 @@ __all__ = [
     "CaptureSpec",
     "Catalog",
     "CatalogRun",
+    "Category",
     "CorpusInfo",
     "CorruptError",
     "Direction",
@@ -89,6 +93,8 @@ __all__ = [
     "RunId",
     "RunManifest",
     "RunPlan",
+    "Scenario",
+    "ScenarioPrompt",
     "Seal",
     "Site",
     "Split",

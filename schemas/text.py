@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -49,10 +49,12 @@ class Text(Record):
 
     ``pair`` links the two arms of a contrast; ``scenario`` is the unit of generalisation;
     ``subset`` names a part of a corpus that was designed differently (``shortcut``, ``balanced``);
-    ``variant`` is the lexical arm (``original`` or an ablation of the text in ``parent``).
+    ``variant`` is the lexical arm (``original`` or an ablation of the text in ``parent``);
+    ``task_conflict`` says whether helping costs the task anything, None where nobody said.
     """
 
     encoding_type: ClassVar[str] = "actlake-text"
+    later_fields: ClassVar[tuple[str, ...]] = ("task_conflict",)  # left out of digests while None
 
     id: TextId
     response: Annotated[str, StringConstraints(min_length=1)]
@@ -67,6 +69,7 @@ class Text(Record):
     subset: str = "none"
     variant: str = "original"
     parent: TextId | None = None
+    task_conflict: bool | None = None
 
     @model_validator(mode="after")
     def _not_blank(self) -> Self:
@@ -77,6 +80,14 @@ class Text(Record):
             msg = "a neutral text cannot belong to a pair"
             raise ValueError(msg)
         return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the text as JSON values; fields of later versions only where they say something.
+
+        So that the digest of a text without them is the one it always had.
+        """
+        values = super().to_dict()
+        return {k: v for k, v in values.items() if v is not None or k not in self.later_fields}
 
     @property
     def n_chars(self) -> int:

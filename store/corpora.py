@@ -14,19 +14,33 @@ from ..schemas import CorruptError, InvalidInputError, Text
 __all__ = ["parse_texts", "texts_table"]
 
 _FIELDS = tuple(Text.model_fields)
+_NEEDED = tuple(name for name in _FIELDS if name not in Text.later_fields)
 _LIMITS = {"thrift_string_size_limit": 2**20, "thrift_container_size_limit": 2**20}
 BATCH_ROWS = 1024
 TEXT_BYTES = 64 * 2**20
 MOST_SHRUNK = 64  # what the texts decode to is bounded by what the file weighs
-_SCHEMA = pa.schema([(name, pa.string()) for name in _FIELDS])
 
 
 def texts_table(texts: Sequence[Text]) -> bytes:
-    """Return the Parquet file of ``texts``, in their order."""
-    columns = {name: [getattr(text, name) for text in texts] for name in _FIELDS}
+    """Return the Parquet file of ``texts``, in their order; every column holds strings.
+
+    A field of later versions has a column where a text says something in it, so that the file
+    of other texts stays what it was.
+    """
+    columns = {name: [_cell(getattr(text, name)) for text in texts] for name in _FIELDS}
+    kept = [n for n in _FIELDS if n in _NEEDED or any(v is not None for v in columns[n])]
+    schema = pa.schema([(name, pa.string()) for name in kept])
     out = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=_SCHEMA), out, compression="zstd")
+    pq.write_table(
+        pa.table({name: columns[name] for name in kept}, schema=schema), out, compression="zstd"
+    )
     return out.getvalue()
+
+
+def _cell(value: str | bool | None) -> str | None:  # noqa: FBT001
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value
 
 
 def parse_texts(data: bytes, *, where: str, n_texts: int) -> list[Text]:
@@ -41,7 +55,8 @@ def parse_texts(data: bytes, *, where: str, n_texts: int) -> list[Text]:
             pq.ParquetFile(io.BytesIO(data), **_LIMITS), where=where, n_texts=n_texts, most=most
         )
         # Dictionaries: a text that stands in all rows is decoded once, and can be counted first.
-        file = pq.ParquetFile(io.BytesIO(data), read_dictionary=list(_FIELDS), **_LIMITS)
+        names = pq.read_schema(io.BytesIO(data)).names
+        file = pq.ParquetFile(io.BytesIO(data), read_dictionary=names, **_LIMITS)
         texts: list[Text] = []
         n_bytes = 0
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
@@ -72,7 +87,7 @@ def _check_table(file: pq.ParquetFile, *, where: str, n_texts: int, most: int) -
     columns = [file.schema.column(i) for i in range(len(file.schema))]
     names = [column.path for column in columns]
     n_decoded = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
-    if names != list(_FIELDS):
+    if names != [name for name in _FIELDS if name in _NEEDED or name in names]:
         wrong = f"the columns {', '.join(map(repr, names[:20]))}, expected {', '.join(_FIELDS)}"
     elif not all(column.physical_type == "BYTE_ARRAY" for column in columns):
         wrong = "columns that are not text"
