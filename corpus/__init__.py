@@ -9,41 +9,58 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bundled import bundled_corpus, bundled_names
+    from .bundled import bundled_corpus, bundled_names, bundled_scenarios
+    from .lexica import bundled_lexica, load_lexicon
+    from .lines import read_toml
     from .scenarios import read_scenarios, write_scenarios
-    from .texts import (
-        check_texts,
-        corpus_info,
-        pair_texts,
-        read_jsonl,
-        texts_digest,
-        write_jsonl,
-    )
+    from .scoring import Judge, read_scores, score_texts, write_scores
+    from .texts import check_texts, corpus_info, pair_texts, read_jsonl, texts_digest, write_jsonl
+    from .validation import accepted_texts, validate_corpus
 
 __all__ = [
+    "Judge",
+    "accepted_texts",
     "bundled_corpus",
+    "bundled_lexica",
     "bundled_names",
+    "bundled_scenarios",
     "check_texts",
     "corpus_info",
+    "load_lexicon",
     "pair_texts",
     "read_jsonl",
     "read_scenarios",
+    "read_scores",
+    "read_toml",
+    "score_texts",
     "texts_digest",
+    "validate_corpus",
     "write_jsonl",
     "write_scenarios",
+    "write_scores",
 ]
 
 _MODULES = {
+    "Judge": "scoring",
+    "accepted_texts": "validation",
     "bundled_corpus": "bundled",
+    "bundled_lexica": "lexica",
     "bundled_names": "bundled",
+    "bundled_scenarios": "bundled",
     "check_texts": "texts",
     "corpus_info": "texts",
+    "load_lexicon": "lexica",
     "pair_texts": "texts",
     "read_jsonl": "texts",
     "read_scenarios": "scenarios",
+    "read_scores": "scoring",
+    "read_toml": "lines",
+    "score_texts": "scoring",
     "texts_digest": "texts",
+    "validate_corpus": "validation",
     "write_jsonl": "texts",
     "write_scenarios": "scenarios",
+    "write_scores": "scoring",
 }
 
 

@@ -1,15 +1,16 @@
-"""Files of one JSON object per line, as they come from anybody."""
+"""Files as they come from anybody: one JSON object per line, or TOML."""
 
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..schemas import InvalidInputError, NotFoundError
 
-__all__ = ["others", "read_bytes", "read_lines", "write_lines"]
+__all__ = ["others", "read_bytes", "read_lines", "read_toml", "write_lines"]
 
 T = TypeVar("T")
 
@@ -24,6 +25,15 @@ def read_bytes(path: str | Path, *, noun: str) -> bytes:
         raise NotFoundError(msg) from err
     except OSError as err:
         msg = f"{path}: cannot be read ({err.strerror}); expected a file of {noun}s"
+        raise InvalidInputError(msg) from err
+
+
+def read_toml(path: str | Path, *, noun: str) -> dict[str, Any]:
+    """Return the values of a TOML file of ``noun``s; raise InvalidInputError if it is none."""
+    try:
+        return tomllib.loads(read_bytes(path, noun=noun).decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        msg = f"{path}: not valid TOML ({err})"
         raise InvalidInputError(msg) from err
 
 

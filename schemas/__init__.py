@@ -17,6 +17,7 @@ from .errors import (
     StorageError,
 )
 from .export import RECORDS, json_schema, json_schemas
+from .lexicon import Lexicon, LexiconEntry
 from .result import Direction, ResultRow, SteeringRow
 from .run import (
     ArraySpec,
@@ -47,6 +48,14 @@ from .study import (
 )
 from .text import Arm, ArmNames, CorpusInfo, Pair, Split, Text, TextId, texts_digest
 from .transfer import Pulled, PulledPart
+from .validation import (
+    CorpusCheck,
+    Reason,
+    RubricScore,
+    ValidateSpec,
+    ValidationReport,
+    Verdict,
+)
 
 __all__ = [
     "CATEGORIES",
@@ -65,6 +74,7 @@ __all__ = [
     "Catalog",
     "CatalogRun",
     "Category",
+    "CorpusCheck",
     "CorpusInfo",
     "CorruptError",
     "Direction",
@@ -73,6 +83,8 @@ __all__ = [
     "ExtractSpec",
     "IncompleteError",
     "InvalidInputError",
+    "Lexicon",
+    "LexiconEntry",
     "MissingDependencyError",
     "ModelInfo",
     "NotFoundError",
@@ -87,9 +99,11 @@ __all__ = [
     "Pulled",
     "PulledPart",
     "RandomSpec",
+    "Reason",
     "Record",
     "Rendering",
     "ResultRow",
+    "RubricScore",
     "RunId",
     "RunManifest",
     "RunPlan",
@@ -108,6 +122,9 @@ __all__ = [
     "Text",
     "TextId",
     "TokenizerInfo",
+    "ValidateSpec",
+    "ValidationReport",
+    "Verdict",
     "array_name",
     "canonical_json",
     "digest_json",
