@@ -1,22 +1,76 @@
-"""Texts: reading and checking them, the bundled corpora, the grammar of the demo."""
+"""Texts: reading, checking, varying, reviewing and generating them; the bundled corpora.
 
-from .bundled import bundled_corpus, bundled_names
-from .texts import (
-    check_texts,
-    corpus_info,
-    pair_texts,
-    read_jsonl,
-    texts_digest,
-    write_jsonl,
-)
+The names below are imported when they are first used: scikit-learn loads only for them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .bundled import bundled_corpus, bundled_names, bundled_scenarios
+    from .lexica import bundled_lexica, load_lexicon
+    from .lines import read_toml
+    from .scenarios import read_scenarios, write_scenarios
+    from .scoring import Judge, read_scores, score_texts, write_scores
+    from .texts import check_texts, corpus_info, pair_texts, read_jsonl, texts_digest, write_jsonl
+    from .validation import accepted_texts, validate_corpus
 
 __all__ = [
+    "Judge",
+    "accepted_texts",
     "bundled_corpus",
+    "bundled_lexica",
     "bundled_names",
+    "bundled_scenarios",
     "check_texts",
     "corpus_info",
+    "load_lexicon",
     "pair_texts",
     "read_jsonl",
+    "read_scenarios",
+    "read_scores",
+    "read_toml",
+    "score_texts",
     "texts_digest",
+    "validate_corpus",
     "write_jsonl",
+    "write_scenarios",
+    "write_scores",
 ]
+
+_MODULES = {
+    "Judge": "scoring",
+    "accepted_texts": "validation",
+    "bundled_corpus": "bundled",
+    "bundled_lexica": "lexica",
+    "bundled_names": "bundled",
+    "bundled_scenarios": "bundled",
+    "check_texts": "texts",
+    "corpus_info": "texts",
+    "load_lexicon": "lexica",
+    "pair_texts": "texts",
+    "read_jsonl": "texts",
+    "read_scenarios": "scenarios",
+    "read_scores": "scoring",
+    "read_toml": "lines",
+    "score_texts": "scoring",
+    "texts_digest": "texts",
+    "validate_corpus": "validation",
+    "write_jsonl": "texts",
+    "write_scenarios": "scenarios",
+    "write_scores": "scoring",
+}
+
+
+def __getattr__(name: str) -> Any:  # a module's attribute can be anything  # noqa: ANN401
+    """Import the module of a public name when it is first asked for."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return __all__

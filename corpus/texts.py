@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..schemas import (
     ArmNames,
     CorpusInfo,
     InvalidInputError,
-    NotFoundError,
     Pair,
     Text,
     texts_digest,
 )
+from .lines import others, read_lines, write_lines
 
 __all__ = ["check_texts", "corpus_info", "pair_texts", "read_jsonl", "texts_digest", "write_jsonl"]
 
@@ -40,66 +38,29 @@ def read_jsonl(path: str | Path, *, arms: ArmNames | None = None) -> list[Text]:
         If a line is broken: file, line number and reason, and how many other lines are bad; or
         if the texts do not fit together (see :func:`check_texts`).
     """
-    path = Path(path)
-    arms = arms or ArmNames()
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError as err:
-        msg = f"{path}: no such file; expected a JSONL file with one text per line"
-        raise NotFoundError(msg) from err
-    except OSError as err:
-        msg = f"{path}: cannot be read ({err.strerror}); expected a JSONL file"
-        raise InvalidInputError(msg) from err
-    texts: list[Text] = []
-    lines: list[int] = []
-    faults: list[str] = []
-    for number, line in enumerate(raw.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            texts.append(_parse_line(line, arms, where=f"{path}:{number}"))
-            lines.append(number)
-        except InvalidInputError as err:
-            faults.append(str(err))
-    if faults:
-        raise InvalidInputError(faults[0] + _others(len(faults) - 1, "line", "also bad"))
-    if not texts:
-        msg = f"{path}: holds no text; expected one JSON object per line"
-        raise InvalidInputError(msg)
+    names = arms or ArmNames()
+
+    def parse(data: object, where: str) -> Text:
+        return Text.parse(_with_arm(data, names, where=where), where=where)
+
+    texts, lines = read_lines(path, parse, noun="text")
     check_texts(texts, where=str(path), lines=lines)
     return texts
 
 
-def _parse_line(line: bytes, arms: ArmNames, *, where: str) -> Text:
-    """Return the text of one line; raise InvalidInputError with ``where`` and the reason."""
-    try:
-        data: Any = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as err:
-        msg = f"{where}: not UTF-8 (byte {err.start + 1}: {err.reason})"
-        raise InvalidInputError(msg) from err
-    except (ValueError, RecursionError) as err:
-        msg = f"{where}: not valid JSON ({err})"
-        raise InvalidInputError(msg) from err
-    if isinstance(data, Mapping) and isinstance(data.get("arm"), str):
-        arm = arms.arm_of(data["arm"])
-        if arm is None:
-            msg = (
-                f"{where}: arm {data['arm']!r} is not in the spec; expected "
-                f"{arms.positive!r} (positive), {arms.negative!r} (negative) or "
-                f"{arms.neutral!r} (neutral)"
-            )
-            raise InvalidInputError(msg)
-        data = {**data, "arm": arm}
-    return Text.parse(data, where=where)
-
-
-def _others(n: int, noun: str, state: str) -> str:
-    """Return ``" (and 3 other lines are also bad)"``, or an empty string for none."""
-    if n <= 0:
-        return ""
-    return (
-        f" (and {n} other {noun} is {state})" if n == 1 else f" (and {n} other {noun}s are {state})"
-    )
+def _with_arm(data: object, arms: ArmNames, *, where: str) -> object:
+    """Return ``data`` with the study's own name of its arm replaced by ours."""
+    if not isinstance(data, Mapping) or not isinstance(data.get("arm"), str):
+        return data
+    arm = arms.arm_of(data["arm"])
+    if arm is None:
+        msg = (
+            f"{where}: arm {data['arm']!r} is not in the spec; expected "
+            f"{arms.positive!r} (positive), {arms.negative!r} (negative) or "
+            f"{arms.neutral!r} (neutral)"
+        )
+        raise InvalidInputError(msg)
+    return {**data, "arm": arm}
 
 
 def check_texts(
@@ -130,12 +91,12 @@ def check_texts(
         index, name = twice[0]
         at = f" (first at line {lines[first[name]]})" if lines is not None else ""
         msg = f"{place(index)}: duplicate id {name!r}{at}"
-        raise InvalidInputError(msg + _others(len(twice) - 1, "text", "duplicated too"))
+        raise InvalidInputError(msg + others(len(twice) - 1, "text", "duplicated too"))
     faults = _pair_faults(texts)
     if faults:
         index, reason = faults[0]
         raise InvalidInputError(
-            f"{place(index)}: {reason}" + _others(len(faults) - 1, "pair", "also wrong")
+            f"{place(index)}: {reason}" + others(len(faults) - 1, "pair", "also wrong")
         )
 
 
@@ -190,7 +151,7 @@ def pair_texts(texts: Sequence[Text], *, variant: str = "original") -> list[Pair
     chosen = [text for text in texts if text.variant == variant]
     faults = _pair_faults(chosen)
     if faults:
-        raise InvalidInputError(faults[0][1] + _others(len(faults) - 1, "pair", "also wrong"))
+        raise InvalidInputError(faults[0][1] + others(len(faults) - 1, "pair", "also wrong"))
     members: dict[str, list[Text]] = {}
     for text in chosen:
         if text.pair is not None:
@@ -226,7 +187,4 @@ def corpus_info(
 
 def write_jsonl(texts: Iterable[Text], path: str | Path) -> None:
     """Write texts as JSONL, one compact object per line, keys that hold None left out."""
-    with Path(path).open("w", encoding="utf-8", newline="\n") as file:
-        for text in texts:
-            row = text.model_dump(mode="json", exclude_none=True)
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    write_lines((text.model_dump(mode="json", exclude_none=True) for text in texts), path)

@@ -17,6 +17,7 @@ from .errors import (
     StorageError,
 )
 from .export import RECORDS, json_schema, json_schemas
+from .lexicon import Lexicon, LexiconEntry
 from .result import Direction, ResultRow, SteeringRow
 from .run import (
     ArraySpec,
@@ -33,6 +34,7 @@ from .run import (
     TokenAxis,
     TokenizerInfo,
 )
+from .scenario import CATEGORIES, RUBRIC_LEVELS, Category, Scenario, ScenarioPrompt
 from .sizes import parse_size
 from .study import (
     BagOfWordsSpec,
@@ -48,9 +50,19 @@ from .study import (
 )
 from .text import Arm, ArmNames, CorpusInfo, Pair, Split, Text, TextId, Turn, texts_digest
 from .transfer import Pulled, PulledPart
+from .validation import (
+    CorpusCheck,
+    Reason,
+    RubricScore,
+    ValidateSpec,
+    ValidationReport,
+    Verdict,
+)
 
 __all__ = [
+    "CATEGORIES",
     "RECORDS",
+    "RUBRIC_LEVELS",
     "ActlakeError",
     "AlreadyExistsError",
     "Arm",
@@ -63,6 +75,8 @@ __all__ = [
     "CaptureSpec",
     "Catalog",
     "CatalogRun",
+    "Category",
+    "CorpusCheck",
     "CorpusInfo",
     "CorruptError",
     "Direction",
@@ -72,6 +86,8 @@ __all__ = [
     "ExtractSpec",
     "IncompleteError",
     "InvalidInputError",
+    "Lexicon",
+    "LexiconEntry",
     "MissingDependencyError",
     "ModelInfo",
     "NotFoundError",
@@ -86,12 +102,16 @@ __all__ = [
     "Pulled",
     "PulledPart",
     "RandomSpec",
+    "Reason",
     "Record",
     "Rendering",
     "ResultRow",
+    "RubricScore",
     "RunId",
     "RunManifest",
     "RunPlan",
+    "Scenario",
+    "ScenarioPrompt",
     "Seal",
     "Site",
     "Split",
@@ -107,6 +127,9 @@ __all__ = [
     "TokenAxis",
     "TokenizerInfo",
     "Turn",
+    "ValidateSpec",
+    "ValidationReport",
+    "Verdict",
     "array_name",
     "canonical_json",
     "digest_json",

@@ -8,17 +8,21 @@ from .base import Record
 from .capture import CaptureSpec
 from .catalog import Catalog
 from .claim import BlockClaim, BlockDecision
+from .lexicon import Lexicon
 from .result import Direction, ResultRow, SteeringRow
 from .run import BlockCommit, RunManifest, RunPlan, Seal, StoreInfo
+from .scenario import Scenario
 from .study import StudyFile
 from .text import CorpusInfo, Pair, Text
 from .transfer import Pulled
+from .validation import RubricScore, ValidateSpec, ValidationReport
 
 __all__ = ["RECORDS", "json_schema", "json_schemas"]
 
 RECORDS: tuple[type[Record], ...] = (
-    Text, Pair, CorpusInfo, CaptureSpec, StoreInfo, Catalog, RunPlan, RunManifest, BlockCommit,
-    BlockClaim, BlockDecision, Seal, Pulled, ResultRow, SteeringRow, Direction, StudyFile,
+    Text, Pair, Scenario, CorpusInfo, CaptureSpec, StoreInfo, Catalog, RunPlan, RunManifest,
+    BlockCommit, BlockClaim, BlockDecision, Seal, Pulled, ResultRow, SteeringRow, Direction,
+    StudyFile, Lexicon, RubricScore, ValidateSpec, ValidationReport,
 )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ TextId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=
 MAX_TOKENS = 2**20  # of one text
 MAX_TURNS = 10_000
 # Keys that came later: where they say nothing they are left out, so that digests stay.
-_LATER = ("messages", "token_ids", "response_start")
+_LATER = ("messages", "token_ids", "response_start", "task_conflict")
 
 
 class ArmNames(Record):
@@ -86,7 +86,8 @@ class Text(Record):
 
     ``pair`` links the two arms of a contrast; ``scenario`` is the unit of generalisation;
     ``subset`` names a part of a corpus that was designed differently (``shortcut``, ``balanced``);
-    ``variant`` is the lexical arm (``original`` or an ablation of the text in ``parent``).
+    ``variant`` is the lexical arm (``original`` or an ablation of the text in ``parent``);
+    ``task_conflict`` says whether helping costs the task anything, None where nobody said.
     """
 
     encoding_type: ClassVar[str] = "actlake-text"
@@ -113,6 +114,7 @@ class Text(Record):
         | None
     ) = None
     response_start: Annotated[int, Field(ge=0)] | None = None
+    task_conflict: bool | None = None
 
     @model_validator(mode="before")
     @classmethod

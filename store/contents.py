@@ -12,7 +12,7 @@ from ..schemas import CorruptError, RunPlan, Text
 from .bits import fill_value, from_bits, stored_dtype
 from .blocks import ChunkPlace, chunk_shape, place_of_key
 from .chunks import chunk_fault, unpack_chunk
-from .coordinates import LABELS
+from .coordinates import CONFLICTS, LABELS
 from .documents import Documents, chunk_limits, static_chunk_keys
 from .faults import Fault
 from .layout import RunKeys, text_limit
@@ -223,6 +223,11 @@ def _corpus_faults(
             )
             if row is not None:
                 yield _fault(name, "the corpus says something else", row)
+    if "task_conflict" in values:
+        given = [CONFLICTS[t.task_conflict] for t in texts]
+        rows = np.flatnonzero(values["task_conflict"] != given)
+        if rows.size:
+            yield _fault("task_conflict", "the corpus says something else", int(rows[0]))
     if "n_chars" in values:
         row = next((i for i, t in enumerate(texts) if t.n_chars != values["n_chars"][i]), None)
         if row is not None:

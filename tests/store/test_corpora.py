@@ -14,6 +14,7 @@ from actlake.schemas import (
     Text,
     texts_digest,
 )
+from actlake.store import text_coords
 from actlake.store.corpora import parse_texts, texts_table
 from tests.store.forging import edit
 
@@ -113,3 +114,14 @@ def test_texts_that_are_not_those_of_the_digest_are_never_returned(store):
     edit(store, "corpora/demo/corpus.json", lambda document: document.update(hashed))
     with pytest.raises(CorruptError, match=r"other texts than its corpus\.json says"):
         store.read_corpus("demo")
+
+
+def test_task_conflict_survives_and_other_corpora_keep_their_table(store):
+    said = [TEXTS[0].model_copy(update={"task_conflict": True})]
+    said += [TEXTS[1].model_copy(update={"task_conflict": False}), TEXTS[2]]
+    store.write_corpus(info(said), said)
+    assert store.read_corpus("demo")[1] == said
+    for texts, n_columns in ((TEXTS, 13), (said, 14)):
+        assert len(pq.read_schema(io.BytesIO(texts_table(texts))).names) == n_columns
+    assert text_coords(said)["task_conflict"].tolist() == [1, 0, -1]
+    assert "task_conflict" not in text_coords(TEXTS)

@@ -1,0 +1,106 @@
+"""Texts that are nearly other texts: by MinHash for many, exactly where it matters."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from .words import ngrams, words
+
+__all__ = ["NearDuplicate", "find_near_duplicates", "highest_jaccard", "shingles"]
+
+
+@dataclass(frozen=True)
+class NearDuplicate:
+    """Two texts by their indices, the earlier first, and the Jaccard of their shingles."""
+
+    first: int
+    second: int
+    jaccard: float
+
+
+def shingles(text: str, n: int) -> frozenset[str]:
+    """Return the word ``n``-grams of ``text``; a shorter text is one shingle."""
+    found = words(text)
+    return frozenset(" ".join(g) for g in ngrams(found, n)) or frozenset({" ".join(found)})
+
+
+def _jaccard(a: AbstractSet[Hashable], b: AbstractSet[Hashable]) -> float:
+    shared = len(a & b)
+    return shared / (len(a) + len(b) - shared) if shared else 0.0
+
+
+def _hash(shingle: bytes) -> int:
+    return zlib.crc32(shingle)
+
+
+def find_near_duplicates(
+    texts: Sequence[str],
+    *,
+    threshold: float,
+    shingle: int = 3,
+    n_permutations: int = 128,
+    seed: int = 1,
+) -> list[NearDuplicate]:
+    """Return the pairs of texts whose Jaccard is ``threshold`` or more, in order.
+
+    Candidates come from MinHash and locality-sensitive hashing (datasketch) with the banding
+    tuned below the threshold, so that few are missed; each is then computed exactly, so that
+    none is wrong.
+
+    Parameters
+    ----------
+    texts
+        The texts to compare with one another.
+    threshold
+        Jaccard similarity of word ``shingle``-grams, above 0 to 1.
+    shingle
+        Words of a shingle.
+    n_permutations
+        Hash functions of a signature.
+    seed
+        Of the hash functions.
+    """
+    from datasketch import MinHash, MinHashLSH
+
+    sets = [shingles(text, shingle) for text in texts]
+    signatures = MinHash.bulk(
+        ([s.encode() for s in found] for found in sets),
+        num_perm=n_permutations,
+        seed=seed,
+        hashfunc=_hash,
+    )
+    index = MinHashLSH(threshold=max(threshold - 0.15, 0.05), num_perm=n_permutations)
+    found: list[NearDuplicate] = []
+    for second, signature in enumerate(signatures):
+        for first in index.query(signature):
+            value = _jaccard(sets[first], sets[second])
+            if value >= threshold:
+                found.append(NearDuplicate(first, second, value))
+        index.insert(second, signature, check_duplication=False)
+    return sorted(found, key=lambda d: (d.second, d.first))
+
+
+def highest_jaccard(texts: Sequence[str], *, n: int = 5) -> NearDuplicate | None:
+    """Return the two texts that share most word ``n``-grams, None where no two share any.
+
+    Exact: only texts that have an n-gram in common are compared.
+    """
+    sets = [set(ngrams(words(text), n)) for text in texts]
+    holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index, grams in enumerate(sets):
+        for gram in grams:
+            holders[gram].append(index)
+    shared: Counter[tuple[int, int]] = Counter()
+    for indices in holders.values():
+        shared.update(itertools.combinations(indices, 2))
+    best: NearDuplicate | None = None
+    for (first, second), n_shared in sorted(shared.items()):
+        value = n_shared / (len(sets[first]) + len(sets[second]) - n_shared)
+        if best is None or value > best.jaccard:
+            best = NearDuplicate(first, second, value)
+    return best

@@ -1,0 +1,154 @@
+"""The commands that look at texts before a model does: corpus validate and its neighbours."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .console import emit, json_option, print_facts, print_table, say
+
+if TYPE_CHECKING:
+    from .schemas import CorpusInfo, Scenario, Text, ValidationReport
+
+__all__ = ["corpus"]
+
+_file = click.Path(dir_okay=False, path_type=Path)
+arms_option = click.option(
+    "--arms", nargs=2, help="The corpus's own names of its positive and negative arm."
+)
+scenarios_option = click.option(
+    "--scenarios", "scenario_file", type=_file, help="The scenario file (JSONL) with the rubrics."
+)
+
+
+@click.group()
+def corpus() -> None:
+    """Validate, describe, vary, review, convert and generate texts.
+
+    \b
+    Example: actlake corpus validate pairs.jsonl
+    """
+
+
+def load_source(source: str, arms: tuple[str, str] | None) -> tuple[CorpusInfo, list[Text]]:
+    """Return the corpus that a command names: ``bundled:NAME`` or a JSONL file."""
+    from .schemas import StudyCorpus
+    from .stages import load_corpus
+
+    named = {"positive": arms[0], "negative": arms[1]} if arms else {}
+    return load_corpus(StudyCorpus.parse({"source": source, "arms": named}))
+
+
+def load_scenarios(source: str, path: Path | None) -> list[Scenario] | None:
+    """Return the scenarios of a file, or those that come with a bundled corpus."""
+    from .corpus import bundled_scenarios, read_scenarios
+
+    if path is not None:
+        return read_scenarios(path)
+    if source.startswith("bundled:"):
+        return bundled_scenarios(source.removeprefix("bundled:"))
+    return None
+
+
+@corpus.command()
+@click.argument("source")
+@arms_option
+@scenarios_option
+@click.option("--scores", "score_file", type=_file, help="Rubric scores, JSONL of text and score.")
+@click.option("--spec", "spec_file", type=_file, help="Thresholds (TOML) that differ from ours.")
+@click.option("--lexicon", "lexicon_names", multiple=True, help="Lexica instead of the bundled.")
+@click.option("--report", "report_file", type=_file, help="Write the whole report here (JSON).")
+@click.option("--accepted", "accepted_file", type=_file, help="Write the accepted texts here.")
+@json_option
+def validate(
+    source: str,
+    *,
+    arms: tuple[str, str] | None,
+    scenario_file: Path | None,
+    score_file: Path | None,
+    spec_file: Path | None,
+    lexicon_names: tuple[str, ...],
+    report_file: Path | None,
+    accepted_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Hold SOURCE against every check, a reason per rejected pair; exit 1 if it fails.
+
+    SOURCE is a JSONL file or bundled:NAME.
+
+    \b
+    Example: actlake corpus validate pairs.jsonl --scenarios scenarios.jsonl
+    """
+    from .corpus import accepted_texts, load_lexicon, read_scores, validate_corpus, write_jsonl
+
+    info, texts = load_source(source, arms)
+    report = validate_corpus(
+        info,
+        texts,
+        spec=_load_spec(spec_file),
+        scenarios=load_scenarios(source, scenario_file),
+        scores=read_scores(score_file) if score_file else None,
+        lexica=[load_lexicon(name) for name in lexicon_names] or None,
+    )
+    if report_file:
+        report_file.write_text(report.to_json(), encoding="utf-8")
+        say(f"report: {report_file}")
+    if accepted_file:
+        write_jsonl(accepted_texts(texts, report), accepted_file)
+        say(f"accepted texts: {accepted_file}")
+    value = {**report.to_dict(), "passed": report.passed}
+    emit(value, as_json=as_json, show=lambda: _show_report(report))
+    if not report.passed:
+        sys.exit(1)
+
+
+def _load_spec(path: Path | None) -> Any:  # a ValidateSpec, whose import is not free  # noqa: ANN401
+    from .schemas import ValidateSpec
+
+    if path is None:
+        return ValidateSpec()
+    from .corpus import read_toml
+
+    return ValidateSpec.parse(read_toml(path, noun="threshold"), where=str(path))
+
+
+def _show_report(report: ValidationReport) -> None:
+    rejected = [v for v in report.verdicts if not v.accepted]
+    rows: list[dict[str, Any]] = [
+        {
+            "check": check.name,
+            "value": check.value,
+            "expected": "" if check.bound is None else f"{check.sense} {check.bound:g}",
+            "verdict": "-" if check.bound is None else "ok" if check.passed else "FAILED",
+            "note": check.note,
+        }
+        for check in report.checks
+    ]
+    print_table(rows)
+    click.echo()
+    if rejected:
+        shown = [
+            {"rejected": v.id, "check": r.check, "reason": r.message}
+            for v in rejected
+            for r in v.reasons
+        ]
+        print_table(shown)
+        click.echo()
+    reasons = Counter(check for v in rejected for check in {r.check for r in v.reasons})
+    facts: dict[str, Any] = {
+        "pairs": f"{report.n_accepted} of {report.n_pairs} accepted",
+        "neutral texts": f"{report.n_neutral_accepted} of {report.n_neutral} accepted",
+        "categories": _counts(report.categories),
+        "subsets": _counts(report.subsets),
+        "reasons": _counts(reasons) or "none",
+        "verdict": "passed" if report.passed else "FAILED",
+    }
+    print_facts(facts)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in sorted(counts.items()))
