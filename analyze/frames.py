@@ -20,6 +20,9 @@ from .table import plain_strings, relative_depth
 __all__ = ["direction_dataset", "null_frame", "probe_rows", "score_frame"]
 
 
+_SCALARS = ("norm", "bias", "separation", "c", "penalty")
+
+
 def probe_rows(assembly: Assembly) -> Iterator[ResultRow]:
     """Yield every row of the probe table, the bag of words first."""
     for held in assembly.sets:
@@ -154,7 +157,8 @@ def direction_dataset(assembly: Assembly) -> xr.Dataset:
 
     Variables with dims (method, pool, layer): ``norm`` of the raw weight, ``bias`` of the raw
     decision value norm·(vector·x) + bias, ``separation`` of the class means along the unit
-    vector, ``c`` (NaN for a difference of means); ``vector`` (method, pool, layer, hidden);
+    vector, ``c`` of the logistic probe and ``penalty`` (ridge's in units of the mean scatter per
+    text, LDA's shrinkage), NaN for the others; ``vector`` (method, pool, layer, hidden);
     ``selected_layer`` (method, pool): the layer most outer folds selected, −1 for none.
     """
     methods, pools, layers = list(assembly.job.spec.methods), assembly.pools, assembly.layers
@@ -163,13 +167,15 @@ def direction_dataset(assembly: Assembly) -> xr.Dataset:
         def one(method: str, pool: str, layer: int) -> object:
             result = assembly.results[pool, layer].methods[method]
             probe = result.fitted.probe
-            c = np.nan if result.fitted.c is None else result.fitted.c
+            fitted = result.fitted
+            c = np.nan if fitted.c is None else fitted.c
             return {
                 "vector": probe.unit,
                 "norm": probe.norm,
                 "bias": probe.bias,
                 "separation": result.separation,
                 "c": c,
+                "penalty": np.nan if fitted.penalty is None else fitted.penalty,
             }[name]
 
         return np.array(
@@ -188,7 +194,7 @@ def direction_dataset(assembly: Assembly) -> xr.Dataset:
     return xr.Dataset(
         {
             "vector": ((*dims, "hidden"), gather("vector")),
-            **{name: (dims, gather(name)) for name in ("norm", "bias", "separation", "c")},
+            **{name: (dims, gather(name)) for name in _SCALARS},
             "selected_layer": (("method", "pool"), selected),
         },
         coords={

@@ -25,7 +25,7 @@ from .frames import direction_dataset, null_frame, probe_rows, score_frame
 from .layer import LayerJob, fit_layer
 from .results import ProbeResult
 from .schedule import run_tasks
-from .splits import PairTable, pair_table, scenario_folds, split_fold
+from .splits import Folds, PairTable, generator_folds, pair_table, scenario_folds, split_fold
 from .table import dataset_provenance, rows_frame
 from .words import bag_of_words_scores, pair_responses
 
@@ -44,11 +44,12 @@ def probe_run(
     site: str | None = None,
     scheduler: str | None = None,
 ) -> ProbeResult:
-    """Return probes of every layer and pool of a run, under leave-one-scenario-out.
+    """Return probes of every layer and pool of a run, under nested cross-validation.
 
-    Every layer is one Dask task that reads the chunks of that layer alone. All complete pairs
-    of original texts take part. The directions, and the rows with cv ``train→test split``, come
-    from the pairs with split=train.
+    The outer folds leave out one scenario, or one generator (``spec.groups``). Every layer is one
+    Dask task that reads the chunks of that layer alone. All complete pairs of original texts take
+    part. The directions, and the rows with cv ``train→test split``, come from the pairs with
+    split=train.
 
     Parameters
     ----------
@@ -77,19 +78,18 @@ def probe_run(
     """
     chosen, pools = run_pools(ds, site=site, pools=spec.pools)
     table = pair_table(ds)
-    folds = scenario_folds(table, max_folds=spec.max_folds, seed=spec.seed)
+    folds = outer_folds(table, spec)
     split = split_fold(table, max_folds=spec.max_folds, seed=spec.seed)
     responses = pair_responses(texts, table)
     words = bag_of_words_scores(responses, folds.folds, spec=bow)
     words_test = bag_of_words_scores(responses, [split], spec=bow)
-    everything = np.arange(table.n_pairs)
     job = LayerJob(
         table=table,
         folds=folds,
         split=split,
         held=_held_out(
             table,
-            everything,
+            folds.held_out,
             cv=folds.scheme,
             fold=folds.fold_of_pair,
             words=words,
@@ -143,6 +143,12 @@ def probe_run(
         scores=score_frame(assembly),
         directions=direction_dataset(assembly),
     )
+
+
+def outer_folds(table: PairTable, spec: ProbeSpec) -> Folds:
+    """Return the outer folds that ``spec`` asks for: over scenarios, or over generators."""
+    make = generator_folds if spec.groups == "generator" else scenario_folds
+    return make(table, max_folds=spec.max_folds, seed=spec.seed)
 
 
 def _held_out(
