@@ -13,6 +13,13 @@ from .auroc import (
     paired_bound,
 )
 from .components import pca_run
+from .directions import (
+    combine_directions,
+    direction_set,
+    load_directions,
+    save_directions,
+    score_direction,
+)
 from .results import (
     PcaResult,
     ProbeResult,
@@ -35,13 +42,18 @@ __all__ = [
     "auroc_interval",
     "binormal_bound",
     "clopper_pearson",
+    "combine_directions",
     "delong_covariance",
+    "direction_set",
     "directions_record",
+    "load_directions",
     "load_pca_result",
     "load_probe_result",
     "paired_bound",
     "pca_run",
     "probe_run",
+    "save_directions",
     "save_pca_result",
     "save_probe_result",
+    "score_direction",
 ]

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..schemas import InvalidInputError, ProbeMethod, ProbeSpec, RandomSpec
+from ..schemas import InvalidInputError, ProbeMethod, ProbeSpec, RandomSpec, Reliability
 from .auroc import Floats
 from .evaluate import Estimate, HeldOut, compare_with_words, measure, recall_at_fpr
+from .halves import reliabilities
 from .nulls import isotropic_aurocs, isotropic_directions, separation_sd
 from .probes import FoldFit, Tuning, fit_fold
 from .rowspace import PairSpace, pair_space
@@ -59,6 +60,7 @@ class MethodResult:
     neutral_split: Floats
     fitted: FoldFit
     separation: float
+    reliability: Reliability | None
     estimates: tuple[list[Estimate], ...]  # per held-out set, of the CV, then of the test split
 
 
@@ -118,13 +120,14 @@ def fit_layer(values: NDArray[Any], job: LayerJob, *, pool: str, layer: int) -> 
         directions = isotropic_directions(
             job.random.n_directions, x.shape[-1], seed=job.random.seed
         )
+        methods = {
+            method: _fit_method(x, space, job, method=method, neutral=neutral)
+            for method in job.spec.methods
+        }
         return LayerResult(
             pool=pool,
             layer=layer,
-            methods={
-                method: _fit_method(x, space, job, method=method, neutral=neutral)
-                for method in job.spec.methods
-            },
+            methods=_with_reliability(methods, x, space, job),
             null=isotropic_aurocs(x, directions, members=[of.pairs for of in held]),
             sd_formula=tuple(separation_sd(x[:, of.pairs]) for of in held),
         )
@@ -140,7 +143,7 @@ def _fit_method(
     """
     raw = method == "logistic"
     points, controls = (x, neutral) if raw else (space.points, space.coordinates(neutral))
-    tuning = Tuning(job.spec.c_grid, job.spec.lambda_grid, job.spec.shrinkage)
+    tuning = _tuning(job.spec)
     scores = np.full(x.shape[:2], np.nan)
     inner, controlled = [], []
     for fold in job.folds.folds:
@@ -165,11 +168,39 @@ def _fit_method(
         neutral_split=neutral_split,
         fitted=fitted,
         separation=float((means[0] - means[1]) @ fitted.probe.unit),
+        reliability=None,
         estimates=(
             *(_judge(scores, of, by_fold) for of in job.held),
             *(_judge(test_scores, of, neutral_split[None]) for of in job.held_test),
         ),
     )
+
+
+def _with_reliability(
+    methods: dict[ProbeMethod, MethodResult], x: Floats, space: PairSpace, job: LayerJob
+) -> dict[str, MethodResult]:
+    """Return the results with the reliability of the directions fitted on the train split."""
+    spec, train = job.spec, job.split.train
+    fitted: dict[ProbeMethod, tuple[Floats, float | None]] = {}
+    for method, of in methods.items():
+        weight = of.fitted.probe.weight
+        inside = weight if method == "logistic" or space.basis is None else weight @ space.basis
+        fitted[method] = (inside, of.fitted.c if method == "logistic" else of.fitted.penalty)
+    found = reliabilities(
+        space.points[:, train],
+        x[:, train],
+        scenario=job.table.scenario[train],
+        fitted=fitted,
+        hidden=space.hidden,
+        tuning=_tuning(spec),
+        n_draws=spec.n_reliability,
+        seed=spec.seed,
+    )
+    return {name: replace(of, reliability=found[name]) for name, of in methods.items()}
+
+
+def _tuning(spec: ProbeSpec) -> Tuning:
+    return Tuning(spec.c_grid, spec.lambda_grid, spec.shrinkage)
 
 
 def _judge(scores: Floats, held: HeldOut, neutral: Floats) -> list[Estimate]:

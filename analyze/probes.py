@@ -38,6 +38,7 @@ __all__ = [
     "fit_logistic",
     "fit_pca_diff",
     "fit_ridge",
+    "lda_weight",
 ]
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -178,6 +179,11 @@ def fit_fold(
     if method == "lda":
         return _lda_fold(scatter, fold.inner_scenario, shrinkage=tuning.shrinkage)
     return _ridge_fold(scatter, fold.inner_scenario, grid=tuning.lambda_grid)
+
+
+def lda_weight(scatter: Scatter, shrinkage: Shrinkage) -> Floats:
+    """Return the LDA weight of a scatter in the features that it was made from."""
+    return _lda(scatter, shrinkage)[0].weight
 
 
 def _lda(scatter: Scatter, shrinkage: Shrinkage) -> tuple[LinearProbe, float, float]:

@@ -4,6 +4,7 @@ from .base import Record, canonical_json, digest_json, near_names
 from .capture import CaptureSpec, Dtype, Pool, Rendering, Site, array_name, norm_name
 from .catalog import Catalog, CatalogRun
 from .claim import BlockClaim, BlockDecision
+from .direction import Direction, DirectionSet, Reliability, require_like
 from .errors import (
     ActlakeError,
     AlreadyExistsError,
@@ -17,7 +18,7 @@ from .errors import (
     StorageError,
 )
 from .export import RECORDS, json_schema, json_schemas
-from .result import Direction, ResultRow, SteeringRow
+from .result import ResultRow, SteeringRow
 from .run import (
     ArraySpec,
     BlockCommit,
@@ -64,6 +65,7 @@ __all__ = [
     "CorpusInfo",
     "CorruptError",
     "Direction",
+    "DirectionSet",
     "Dtype",
     "EnvironmentInfo",
     "ExtractSpec",
@@ -84,6 +86,7 @@ __all__ = [
     "PulledPart",
     "RandomSpec",
     "Record",
+    "Reliability",
     "Rendering",
     "ResultRow",
     "RunId",
@@ -110,5 +113,6 @@ __all__ = [
     "near_names",
     "norm_name",
     "parse_size",
+    "require_like",
     "texts_digest",
 ]

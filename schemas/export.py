@@ -8,7 +8,8 @@ from .base import Record
 from .capture import CaptureSpec
 from .catalog import Catalog
 from .claim import BlockClaim, BlockDecision
-from .result import Direction, ResultRow, SteeringRow
+from .direction import Direction, DirectionSet
+from .result import ResultRow, SteeringRow
 from .run import BlockCommit, RunManifest, RunPlan, Seal, StoreInfo
 from .study import StudyFile
 from .text import CorpusInfo, Pair, Text
@@ -18,7 +19,8 @@ __all__ = ["RECORDS", "json_schema", "json_schemas"]
 
 RECORDS: tuple[type[Record], ...] = (
     Text, Pair, CorpusInfo, CaptureSpec, StoreInfo, Catalog, RunPlan, RunManifest, BlockCommit,
-    BlockClaim, BlockDecision, Seal, Pulled, ResultRow, SteeringRow, Direction, StudyFile,
+    BlockClaim, BlockDecision, Seal, Pulled, ResultRow, SteeringRow, Direction,
+    DirectionSet, StudyFile,
 )  # fmt: skip
 
 

@@ -82,7 +82,8 @@ class ProbeSpec(Record):
 
     Every hyperparameter is chosen in folds over scenarios inside the training pairs:
     ``c_grid`` of the logistic probe, ``lambda_grid`` of ridge in units of the mean scatter per
-    text. ``shrinkage`` of LDA's covariance has a closed form.
+    text. ``shrinkage`` of LDA's covariance has a closed form. ``n_reliability`` halves and
+    resamples of the training pairs say how firm each direction is.
     """
 
     methods: Annotated[tuple[ProbeMethod, ...], Field(min_length=1)] = ("diff_means", "logistic")
@@ -95,6 +96,7 @@ class ProbeSpec(Record):
     shrinkage: Literal["ledoit_wolf", "oas"] = "ledoit_wolf"
     groups: Literal["scenario", "generator"] = "scenario"
     n_bootstrap: Annotated[int, Field(ge=0)] = 1000
+    n_reliability: Annotated[int, Field(ge=0)] = 20  # split halves, and bootstrap draws
     seed: int = 0
 
 
