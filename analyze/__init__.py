@@ -20,6 +20,7 @@ from .directions import (
     save_directions,
     score_direction,
 )
+from .nullrun import NullResult, null_run
 from .results import (
     PcaResult,
     ProbeResult,
@@ -34,6 +35,7 @@ from .suite import probe_run
 __all__ = [
     "Difference",
     "Interval",
+    "NullResult",
     "PcaResult",
     "ProbeResult",
     "auroc",
@@ -49,6 +51,7 @@ __all__ = [
     "load_directions",
     "load_pca_result",
     "load_probe_result",
+    "null_run",
     "paired_bound",
     "pca_run",
     "probe_run",

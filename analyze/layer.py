@@ -1,31 +1,22 @@
-"""The probe job of one layer: everything that is computed from one (text, hidden) matrix."""
+"""The probes of one layer: everything that is computed from one (text, hidden) matrix."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..schemas import InvalidInputError, ProbeMethod, ProbeSpec, RandomSpec, Reliability
+from ..schemas import ProbeMethod, ProbeSpec, RandomSpec, Reliability
 from .auroc import Floats
 from .evaluate import Estimate, HeldOut, compare_with_words, measure, recall_at_fpr
 from .halves import reliabilities
-from .nulls import isotropic_aurocs, isotropic_directions, separation_sd
+from .nulls import drawn_aurocs, isotropic_directions, random_scores, separation_sd
+from .parts import Activations
 from .probes import FoldFit, Tuning, fit_fold
-from .rowspace import PairSpace, pair_space
-from .schedule import one_blas_thread
+from .rowspace import PairSpace
 from .splits import Fold, Folds, PairTable
 
-__all__ = [
-    "LayerJob",
-    "LayerResult",
-    "MethodResult",
-    "fit_layer",
-    "neutral_activations",
-    "paired_activations",
-]
+__all__ = ["LayerJob", "LayerResult", "MethodResult", "ProbePart"]
 
 
 @dataclass(frozen=True)
@@ -75,60 +66,29 @@ class LayerResult:
     sd_formula: tuple[float | None, ...]
 
 
-def paired_activations(values: NDArray[Any], table: PairTable, *, where: str) -> Floats:
-    """Return the activations of the pairs, dims (arm, pair, hidden), float64.
+@dataclass(frozen=True)
+class ProbePart:
+    """The probes and the isotropic null of a layer, as one part of what is read from it."""
 
-    Raises
-    ------
-    InvalidInputError
-        If a row has NaN or infinite values; the texts are named.
-    """
-    x = np.asarray(values)[table.rows].astype(np.float64)
-    broken = ~np.isfinite(x).all(axis=-1)
-    if broken.any():
-        names = table.texts[broken].tolist()
-        msg = (
-            f"{where}: {len(names)} of {broken.size} rows have NaN or infinite values, the first "
-            f"are {names[:3]}; expected finite activations. Resume the run if it is not sealed, "
-            "or verify it"
-        )
-        raise InvalidInputError(msg)
-    return x
+    job: LayerJob
 
-
-def neutral_activations(values: NDArray[Any], table: PairTable) -> Floats:
-    """Return the activations of the neutral texts, dims (text, hidden), float64.
-
-    They are a control beside the probes: texts with NaN or infinite values are left out.
-    """
-    x = np.asarray(values)[table.neutral].astype(np.float64)
-    result: Floats = x[np.isfinite(x).all(axis=-1)]
-    return result
-
-
-def fit_layer(values: NDArray[Any], job: LayerJob, *, pool: str, layer: int) -> LayerResult:
-    """Return probes, held-out estimates and the isotropic null of one layer.
-
-    ``values`` has dims (text, hidden), all rows of the run. Runs with one BLAS thread: layers
-    are what is parallel.
-    """
-    with one_blas_thread():
-        x = paired_activations(values, job.table, where=f"pool {pool}, layer {layer}")
-        space = pair_space(x)
-        neutral = neutral_activations(values, job.table)
+    def fit(self, layer: Activations) -> LayerResult:
+        """Return probes, held-out estimates and the isotropic null of one layer."""
+        job, x, space = self.job, layer.pairs, layer.space
         held = (*job.held, *job.held_test)
         directions = isotropic_directions(
             job.random.n_directions, x.shape[-1], seed=job.random.seed
         )
         methods = {
-            method: _fit_method(x, space, job, method=method, neutral=neutral)
+            method: _fit_method(x, space, job, method=method, neutral=layer.neutral)
             for method in job.spec.methods
         }
+        drawn = random_scores(layer.values, job.table.rows, directions)
         return LayerResult(
-            pool=pool,
-            layer=layer,
+            pool=layer.pool,
+            layer=layer.layer,
             methods=_with_reliability(methods, x, space, job),
-            null=isotropic_aurocs(x, directions, members=[of.pairs for of in held]),
+            null=drawn_aurocs(drawn, members=[of.pairs for of in held]),
             sd_formula=tuple(separation_sd(x[:, of.pairs]) for of in held),
         )
 

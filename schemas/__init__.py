@@ -1,5 +1,6 @@
 """The typed records of everything that actlake writes or is configured with."""
 
+from .analysis import ConfoundSpec, ControlConcept, NullKind, NullSpec
 from .base import Record, canonical_json, digest_json, near_names
 from .capture import CaptureSpec, Dtype, Pool, Rendering, Site, array_name, norm_name
 from .catalog import Catalog, CatalogRun
@@ -62,6 +63,8 @@ __all__ = [
     "CaptureSpec",
     "Catalog",
     "CatalogRun",
+    "ConfoundSpec",
+    "ControlConcept",
     "CorpusInfo",
     "CorruptError",
     "Direction",
@@ -75,6 +78,8 @@ __all__ = [
     "ModelInfo",
     "NotFoundError",
     "NotPulledError",
+    "NullKind",
+    "NullSpec",
     "NumericalError",
     "ObjectInfo",
     "Pair",

@@ -11,7 +11,7 @@ from zarr.storage import MemoryStore, WrapperStore
 
 from actlake.analyze import pca_run, probe_run
 from actlake.analyze.auroc import auroc
-from actlake.analyze.layer import paired_activations
+from actlake.analyze.parts import paired_rows
 from actlake.analyze.probes import fit_diff_means
 from actlake.analyze.schedule import run_tasks
 from actlake.analyze.splits import group_folds, pair_table
@@ -144,7 +144,7 @@ def test_out_of_fold_scores_give_the_auroc_of_the_rows(result):
 def test_diff_means_scores_are_those_of_a_plain_loop(typical, result):
     table = pair_table(typical.ds)
     values = typical.ds["resid_post_mean_response"].values[:, 1]
-    x = paired_activations(values, table, where="test")
+    x = paired_rows(values, table, where="test")
     expected: dict[str, float] = {}
     for name in set(table.scenario):
         held, others = np.flatnonzero(table.scenario == name), table.scenario != name
@@ -231,7 +231,7 @@ def test_what_predicts_only_inside_a_scenario_gives_chance(synthetic_run):
     # The same data, split so that scenarios leak: the trap that the folds avoid.
     table = pair_table(run.ds)
     values = run.ds["resid_post_mean_response"].values[:, 0]
-    x = paired_activations(values, table, where="test")
+    x = paired_rows(values, table, where="test")
     leaky = np.full((2, table.n_pairs), np.nan)
     fold = group_folds(table.pair, 6, seed=0)
     for number in range(6):
