@@ -21,6 +21,7 @@ from .directions import (
     score_direction,
 )
 from .nullrun import NullResult, null_run
+from .readouts import RandomResult, random_run
 from .results import (
     PcaResult,
     ProbeResult,
@@ -38,6 +39,7 @@ __all__ = [
     "NullResult",
     "PcaResult",
     "ProbeResult",
+    "RandomResult",
     "auroc",
     "auroc_columns",
     "auroc_difference",
@@ -55,6 +57,7 @@ __all__ = [
     "paired_bound",
     "pca_run",
     "probe_run",
+    "random_run",
     "save_directions",
     "save_pca_result",
     "save_probe_result",

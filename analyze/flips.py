@@ -124,8 +124,11 @@ def _spectral(
     chosen = np.full(delta.shape[1], penalties[0])
     if int(fold.inner_scenario.max()) >= 1 and scatter.power.size:
         groups, best = np.tile(fold.inner_scenario, 2), np.full(delta.shape[1], np.inf)
+        projected = scatter.left.T @ labels
         for kappa in penalties:
-            errors = press_errors(scatter, groups, labels, penalty=float(kappa))
+            errors = press_errors(
+                scatter, groups, labels, penalty=float(kappa), projected=projected
+            )
             loss = np.einsum("ib,ib->b", errors, errors)
             chosen = np.where(loss < best, kappa, chosen)
             best = np.minimum(loss, best)

@@ -97,6 +97,11 @@ class Scatter:
         """The difference μ₊ − μ₋ in the eigenbasis, dims (rank,)."""
         return self.points.T @ self.signs / self.n_pairs
 
+    @property
+    def left(self) -> Floats:
+        """The rows with orthonormal columns, dims (row, rank)."""
+        return self.points / np.sqrt(self.power)
+
     def probe(self, weight: Floats) -> LinearProbe:
         """Return the probe with ``weight`` (rank,), its bias midway between the means."""
         scale = float(weight @ self.delta)
@@ -200,7 +205,12 @@ def ridge_penalties(scatter: Scatter, grid: Sequence[float]) -> Floats:
 
 
 def press_errors(
-    scatter: Scatter, groups: NDArray[np.int64], signs: Floats, *, penalty: float
+    scatter: Scatter,
+    groups: NDArray[np.int64],
+    signs: Floats,
+    *,
+    penalty: float,
+    projected: Floats | None = None,
 ) -> Floats:
     """Return label minus prediction of ridge regressions that left the row's group out.
 
@@ -217,15 +227,18 @@ def press_errors(
         dims (row, draw), the labels as +1 and -1.
     penalty
         κ, on the scatter.
+    projected
+        ``scatter.left.T @ signs``, where several penalties share it.
 
     Returns
     -------
     dims (row, draw).
     """
     n = scatter.points.shape[0]
-    left = scatter.points / np.sqrt(scatter.power)
+    left = scatter.left
     kept = scatter.power / (scatter.power + penalty)
-    residual = signs - left @ (kept[:, None] * (left.T @ signs))
+    inside = left.T @ signs if projected is None else projected
+    residual = signs - left @ (kept[:, None] * inside)
     residual = residual - signs.mean(axis=0)
     errors: Floats = np.empty_like(residual)
     for name in np.unique(groups):
