@@ -13,6 +13,15 @@ from .auroc import (
     paired_bound,
 )
 from .components import pca_run
+from .directions import (
+    combine_directions,
+    direction_set,
+    load_directions,
+    save_directions,
+    score_direction,
+)
+from .nullrun import NullResult, null_run
+from .readouts import RandomResult, random_run
 from .results import (
     PcaResult,
     ProbeResult,
@@ -27,21 +36,30 @@ from .suite import probe_run
 __all__ = [
     "Difference",
     "Interval",
+    "NullResult",
     "PcaResult",
     "ProbeResult",
+    "RandomResult",
     "auroc",
     "auroc_columns",
     "auroc_difference",
     "auroc_interval",
     "binormal_bound",
     "clopper_pearson",
+    "combine_directions",
     "delong_covariance",
+    "direction_set",
     "directions_record",
+    "load_directions",
     "load_pca_result",
     "load_probe_result",
+    "null_run",
     "paired_bound",
     "pca_run",
     "probe_run",
+    "random_run",
+    "save_directions",
     "save_pca_result",
     "save_probe_result",
+    "score_direction",
 ]

@@ -58,6 +58,6 @@ class Assembly:
             "analysis": analysis if self.in_cv(held) else f"{analysis}_test",
             "subset": held.subset,
             "cv": held.cv,
-            "groups": "scenario",
+            "groups": self.job.folds.groups if self.in_cv(held) else "scenario",
             "seed": self.job.spec.seed,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,7 +30,7 @@ from .bootstrap import (
 from .probes import d_prime
 from .words import CEILING
 
-__all__ = ["Estimate", "HeldOut", "compare_with_words", "measure", "verdict"]
+__all__ = ["Estimate", "HeldOut", "compare_with_words", "measure", "recall_at_fpr", "verdict"]
 
 Estimate: TypeAlias = dict[str, Any]  # fields of a ResultRow
 
@@ -150,6 +150,37 @@ def compare_with_words(estimates: list[Estimate], scores: Floats, held: HeldOut)
             }
         )
     return result
+
+
+def recall_at_fpr(
+    scores: Floats, neutral: Floats, held: HeldOut, *, rate: float = 0.01
+) -> Estimate:
+    """Return the share of positives above the neutral texts' threshold at ``rate`` (SCIENCE §1).
+
+    Every fold's probe has its own threshold: the lowest that at most ``rate`` of the neutral
+    texts pass, which no probe was trained on. Fewer than 1/rate of them bound the rate less
+    tightly, and ``ci_method`` says by how much.
+
+    Parameters
+    ----------
+    scores
+        dims (arm, pair), of the pairs of ``held``.
+    neutral
+        dims (fold, neutral text): scores by the probe of each fold.
+    held
+        What was held out.
+    """
+    n_neutral = neutral.shape[1]
+    allowed = int(rate * n_neutral)
+    thresholds = -np.sort(-neutral, axis=1)[:, allowed]
+    above = int((scores[0] > thresholds[held.fold]).sum())
+    n_pairs = held.pairs.size
+    interval = clopper_pearson(above, n_pairs)
+    bound = max(rate, 1 / n_neutral)
+    method = f"{interval.method}; threshold passed by {allowed} of {n_neutral} neutral texts"
+    if n_neutral * rate < 1:
+        method += f", so the false positive rate is known to {bound:.2g} only"
+    return _row("recall_at_1pct_fpr", above / n_pairs, replace(interval, method=method))
 
 
 def _row(metric: str, estimate: float | None, interval: Interval) -> Estimate:

@@ -20,6 +20,10 @@ from .table import plain_strings, relative_depth
 __all__ = ["direction_dataset", "null_frame", "probe_rows", "score_frame"]
 
 
+_COSINES = ("split_half", "spearman_brown", "bootstrap", "bootstrap_low")
+_SCALARS = ("norm", "bias", "separation", "c", "penalty", *_COSINES)
+
+
 def probe_rows(assembly: Assembly) -> Iterator[ResultRow]:
     """Yield every row of the probe table, the bag of words first."""
     for held in assembly.sets:
@@ -154,8 +158,11 @@ def direction_dataset(assembly: Assembly) -> xr.Dataset:
 
     Variables with dims (method, pool, layer): ``norm`` of the raw weight, ``bias`` of the raw
     decision value norm·(vector·x) + bias, ``separation`` of the class means along the unit
-    vector, ``c`` (NaN for a difference of means); ``vector`` (method, pool, layer, hidden);
-    ``selected_layer`` (method, pool): the layer most outer folds selected, −1 for none.
+    vector, ``c`` of the logistic probe and ``penalty`` (ridge's in units of the mean scatter per
+    text, LDA's shrinkage), NaN for the others; the cosines of a Reliability, NaN where there are
+    too few training pairs, no draws were asked for, or there is no direction; ``vector`` (method,
+    pool, layer, hidden); ``selected_layer`` (method, pool): the layer most outer folds selected,
+    −1 for none.
     """
     methods, pools, layers = list(assembly.job.spec.methods), assembly.pools, assembly.layers
 
@@ -163,13 +170,17 @@ def direction_dataset(assembly: Assembly) -> xr.Dataset:
         def one(method: str, pool: str, layer: int) -> object:
             result = assembly.results[pool, layer].methods[method]
             probe = result.fitted.probe
-            c = np.nan if result.fitted.c is None else result.fitted.c
+            fitted = result.fitted
+            c = np.nan if fitted.c is None else fitted.c
+            firm = result.reliability
             return {
+                **{x: np.nan if firm is None else getattr(firm, x) for x in _COSINES},
                 "vector": probe.unit,
                 "norm": probe.norm,
                 "bias": probe.bias,
                 "separation": result.separation,
                 "c": c,
+                "penalty": np.nan if fitted.penalty is None else fitted.penalty,
             }[name]
 
         return np.array(
@@ -188,7 +199,7 @@ def direction_dataset(assembly: Assembly) -> xr.Dataset:
     return xr.Dataset(
         {
             "vector": ((*dims, "hidden"), gather("vector")),
-            **{name: (dims, gather(name)) for name in ("norm", "bias", "separation", "c")},
+            **{name: (dims, gather(name)) for name in _SCALARS},
             "selected_layer": (("method", "pool"), selected),
         },
         coords={
@@ -202,6 +213,7 @@ def direction_dataset(assembly: Assembly) -> xr.Dataset:
             "encoding-version": "1",
             "site": assembly.site,
             "fitted_on": assembly.job.split.name,
+            "n_reliability": assembly.job.spec.n_reliability,
             "n_pairs": int(assembly.job.split.train.size),
             "seed": assembly.job.spec.seed,
             "cv": assembly.job.folds.scheme,

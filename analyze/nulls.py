@@ -1,9 +1,11 @@
-"""The isotropic null: how well arbitrary directions separate the classes."""
+"""Random readouts: how well arbitrary directions separate the classes, and p-values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,34 +14,80 @@ from ..schemas import InvalidInputError
 from .auroc import Floats, auroc_columns
 
 __all__ = [
+    "covariance_matched_scores",
+    "drawn_aurocs",
     "isotropic_aurocs",
     "isotropic_directions",
     "isotropic_sd",
     "max_over_layers",
     "null_band",
     "null_p_value",
+    "random_scores",
     "separation_sd",
+    "signal_p_value",
 ]
+
+Singles: TypeAlias = NDArray[np.float32]
 
 HIGH = 0.95  # the AUROC whose exceedance by random directions is reported
 
 
-def isotropic_directions(n_directions: int, hidden: int, *, seed: int) -> Floats:
-    """Return w ~ N(0, I) with dims (hidden, draw); the same for every layer of a width."""
-    return np.random.default_rng(seed).standard_normal((n_directions, hidden)).T
+@lru_cache(maxsize=2)
+def isotropic_directions(n_directions: int, hidden: int, *, seed: int) -> Singles:
+    """Return w ~ N(0, I) with dims (hidden, draw); the same for every layer of a width.
+
+    Drawn once per process; read-only, float32: a random direction needs no more digits.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = rng.standard_normal((n_directions, hidden), dtype=np.float32).T
+    drawn.flags.writeable = False
+    return drawn
+
+
+def covariance_matched_scores(points: Floats, *, n_draws: int, seed: int) -> Floats:
+    """Return the scores of w = X_cᵀg with g ~ N(0, I), dims (arm, pair, draw).
+
+    ``points`` has dims (arm, pair, feature): centred coordinates of all pairs. The draws lie
+    where the activations vary, as a probe does, and most isotropic ones do not.
+    """
+    rows = points.reshape(-1, points.shape[-1])
+    centred = rows - rows.mean(axis=0)
+    g = np.random.default_rng(seed).standard_normal((rows.shape[0], n_draws))
+    scores: Floats = centred @ (centred.T @ g)
+    return scores.reshape(2, points.shape[1], n_draws)
+
+
+def random_scores(values: NDArray[Any], rows: NDArray[np.int64], directions: Singles) -> Singles:
+    """Return the projections of the pairs on random directions, dims (arm, pair, draw), float32.
+
+    ``values`` has dims (text, hidden) and ``rows`` (arm, pair). One GEMM in single precision
+    about the mean of the pairs, whose size would otherwise cost the digits of the differences;
+    AUROC does not depend on it.
+    """
+    x = np.asarray(values)[rows.ravel()].astype(np.float32, copy=False)
+    projected = (x - x.mean(axis=0, dtype=np.float64).astype(np.float32)) @ directions
+    result: Singles = projected.reshape(*rows.shape, -1)
+    return result
 
 
 def isotropic_aurocs(
-    x: Floats, directions: Floats, *, members: Sequence[NDArray[np.int64]]
+    x: NDArray[Any], directions: NDArray[Any], *, members: Sequence[NDArray[np.int64]]
 ) -> Floats:
     """Return the AUROC of every direction on every set of pairs, dims (set, draw).
 
     ``x`` has dims (arm, pair, hidden). One GEMM for all sets, one rank sum per set.
     """
-    projected = x @ directions
+    return drawn_aurocs(x @ directions, members=members)
+
+
+def drawn_aurocs(scores: NDArray[Any], *, members: Sequence[NDArray[np.int64]]) -> Floats:
+    """Return the AUROC of every draw on every set of pairs, dims (set, draw).
+
+    ``scores`` has dims (arm, pair, draw), the texts labelled positive first.
+    """
     rows = []
     for pairs in members:
-        chosen = projected[:, pairs].reshape(2 * pairs.size, -1)
+        chosen = scores[:, pairs].reshape(2 * pairs.size, -1)
         rows.append(auroc_columns(chosen, np.repeat([True, False], pairs.size)))
     return np.stack(rows)
 
@@ -94,6 +142,15 @@ def null_p_value(observed: float, draws: Floats) -> float:
     # Rank sums of equal orderings differ by rounding; a tie counts against the probe.
     reached = int((folded >= observed - 1e-12).sum())
     return (1 + reached) / (1 + draws.size)
+
+
+def signal_p_value(observed: float, draws: Floats) -> float:
+    """Return (1 + b)/(1 + B) with b draws that reach ``observed``, one-sided.
+
+    For refits: their sign comes from training pairs, so that an AUROC below one half is no
+    signal. (Phipson & Smyth, arXiv 1603.05766.)
+    """
+    return (1 + int((draws >= observed - 1e-12).sum())) / (1 + draws.size)
 
 
 def max_over_layers(draws: Sequence[Floats]) -> Floats:

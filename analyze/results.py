@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..schemas import CorruptError, Direction, InvalidInputError, NotFoundError
+from ..schemas import CorruptError, Direction, InvalidInputError, NotFoundError, Reliability
 from .table import plain_strings, write_table
 
 __all__ = [
@@ -92,10 +94,35 @@ def directions_record(directions: xr.Dataset, method: str, pool: str, *, layer: 
         bias=float(at["bias"]),
         model=str(attrs.get("model", "unknown")),
         run=str(attrs.get("run", "unknown")),
-        content_digest=attrs.get("content_digest"),
         fitted_on=str(attrs["fitted_on"]),
         seed=int(attrs["seed"]),
+        separation=_known(at, "separation"),
+        penalty=_known(at, "c") if method == "logistic" else _known(at, "penalty"),
+        **_reliability(at, attrs),
+        **{name: attrs.get(name) for name in _ORIGINS},
     )
+
+
+_ORIGINS = ("content_digest", "store_url", "dataset_digest", "split_digest", "code_version")
+
+
+def _known(at: xr.Dataset, name: str) -> float | None:
+    """Return a number of one direction, None where it has none."""
+    value = float(at[name]) if name in at else np.nan
+    return value if np.isfinite(value) else None
+
+
+def _reliability(at: xr.Dataset, attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the reliability of one direction, or why it has none."""
+    names = ("split_half", "spearman_brown", "bootstrap", "bootstrap_low")
+    values = {name: _known(at, name) for name in names}
+    if None not in values.values():
+        n_draws = int(attrs["n_reliability"])
+        return {"reliability": Reliability.model_validate({**values, "n_draws": n_draws})}
+    n_pairs = int(attrs.get("n_pairs", 0))
+    asked = int(attrs.get("n_reliability", 0)) > 0
+    reason = f"too few training pairs ({n_pairs})" if asked else "no draws were asked for"
+    return {"reliability_reason": reason}
 
 
 def save_probe_result(result: ProbeResult, folder: str | Path) -> Path:

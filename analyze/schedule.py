@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from dask.base import compute
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # has no stubs
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # has no stubs
 
 from ..schemas import InvalidInputError, near_names
 
@@ -57,5 +58,11 @@ def one_blas_thread() -> Iterator[None]:
     the first task to end would otherwise lift it for the others, and again in every task, since
     processes and the workers of a cluster do not inherit it.
     """
-    with threadpool_limits(1):
+    with _controller().limit(limits=1):
         yield
+
+
+@lru_cache(maxsize=1)
+def _controller() -> ThreadpoolController:
+    """Return the thread pools of this process, looked up once: that reads its whole map."""
+    return ThreadpoolController()

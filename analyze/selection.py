@@ -14,6 +14,7 @@ from .auroc import Floats, auroc, auroc_interval
 from .evaluate import HeldOut, compare_with_words
 from .layer import LayerJob
 from .nulls import null_p_value
+from .probes import INNER_TUNED
 from .table import relative_depth
 
 __all__ = ["inner_folds", "most_selected_layer", "nested_rows", "select_cells", "selection_row"]
@@ -24,13 +25,14 @@ Cell: TypeAlias = tuple[str, int]  # pool and layer
 def inner_folds(job: LayerJob, *, method: str, chosen: Sequence[str], in_cv: bool) -> str | None:
     """Return what was tuned where, in words; None if nothing was.
 
-    ``chosen`` names what the inner folds choose beside the C of a logistic probe.
+    ``chosen`` names what the inner folds choose beside the penalty of a probe.
     """
     folds = job.folds.folds if in_cv else (job.split,)
-    what = " and ".join([*chosen, "C"] if method == "logistic" else chosen)
+    own = {"logistic": ["C"], "ridge": ["lambda"]}.get(method, [])
+    what = " and ".join([*chosen, *own])
     if not what:
         return None
-    if method == "logistic":
+    if method in INNER_TUNED:
         n_inner = max(int(fold.inner_tune.max()) + 1 for fold in folds)
         where = f"{n_inner} inner folds over scenarios"
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +16,7 @@ __all__ = [
     "Fold",
     "Folds",
     "PairTable",
+    "generator_folds",
     "group_folds",
     "pair_table",
     "scenario_folds",
@@ -26,6 +27,7 @@ Ints: TypeAlias = NDArray[np.int64]
 Strings: TypeAlias = NDArray[np.str_]
 
 N_INNER = 3  # inner folds that tune the logistic probe's C
+MIXED = "mixed"  # the generator of a pair whose arms have unlike ones
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class PairTable:
     """The complete pairs of a dataset, with where their texts stand in it.
 
     ``rows`` has dims (arm, pair): row 0 the positive texts, row 1 the negative ones. All other
-    arrays have dims (pair,), but ``texts`` (arm, pair).
+    arrays have dims (pair,), but ``texts`` (arm, pair) and ``neutral`` (text,), the rows of the
+    original neutral texts.
     """
 
     rows: Ints
@@ -44,6 +47,7 @@ class PairTable:
     split: Strings
     generator: Strings
     counts: dict[str, int]
+    neutral: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def n_pairs(self) -> int:
@@ -70,9 +74,9 @@ class PairTable:
 class Fold:
     """One outer fold: which pairs train, which are held out, and the inner folds.
 
-    ``inner_scenario`` and ``inner_tune`` number the inner fold of each training pair: by leave-
-    one-scenario-out, and in three groups of scenarios. Where the training pairs come from one
-    scenario the pair itself is the group (``inner_unit``).
+    Pairs in neither take no part. ``inner_scenario`` and ``inner_tune`` number the inner fold of
+    each training pair: by leave-one-scenario-out, and in three groups of scenarios. Where the
+    training pairs come from one scenario the pair itself is the group (``inner_unit``).
     """
 
     name: str
@@ -85,12 +89,21 @@ class Fold:
 
 @dataclass(frozen=True)
 class Folds:
-    """The outer folds of a cross-validation; every pair is held out once."""
+    """The outer folds of a cross-validation; every pair is held out once.
+
+    ``fold_of_pair`` is −1 for a pair that no fold holds out (one of mixed generators).
+    """
 
     folds: tuple[Fold, ...]
     fold_of_pair: Ints
     scheme: str
     digest: str
+    groups: str = "scenario"
+
+    @property
+    def held_out(self) -> Ints:
+        """Return the pairs that a fold holds out."""
+        return np.flatnonzero(self.fold_of_pair >= 0)
 
 
 def _strings(ds: xr.Dataset, name: str) -> Strings:
@@ -171,8 +184,9 @@ def pair_table(ds: xr.Dataset) -> PairTable:
         scenario=scenario[rows[0]],
         subset=np.where(shared, subset[rows[0]], "none"),
         split=split[rows[0]],
-        generator=np.where(generator[rows[0]] == generator[rows[1]], generator[rows[0]], "mixed"),
+        generator=np.where(generator[rows[0]] == generator[rows[1]], generator[rows[0]], MIXED),
         counts=counts,
+        neutral=np.flatnonzero((label < 0) & (variant == "original")),
     )
 
 
@@ -197,9 +211,17 @@ def group_folds(groups: Sequence[Any] | NDArray[Any], n_folds: int, *, seed: int
     return result
 
 
-def _fold(name: str, table: PairTable, *, test: Ints, max_folds: int, seed: int) -> Fold:
+def _fold(
+    name: str,
+    table: PairTable,
+    *,
+    test: Ints,
+    max_folds: int,
+    seed: int,
+    train: Ints | None = None,
+) -> Fold:
     """Return the outer fold that holds out the pairs ``test``, with its inner folds."""
-    train = np.setdiff1d(np.arange(table.n_pairs), test)
+    train = np.setdiff1d(np.arange(table.n_pairs), test) if train is None else train
     several = np.unique(table.scenario[train]).size > 1
     groups = table.scenario[train] if several else table.pair[train]
     return Fold(
@@ -243,6 +265,45 @@ def scenario_folds(table: PairTable, *, max_folds: int, seed: int) -> Folds:
     kind = "leave-one-scenario-out" if whole else "stratified group k-fold on scenario"
     digest = digest_json(dict(zip(table.pair.tolist(), fold_of_pair.tolist(), strict=True)))
     return Folds(folds, fold_of_pair, f"{kind} ({n_folds} folds)", digest)
+
+
+def generator_folds(table: PairTable, *, max_folds: int, seed: int) -> Folds:
+    """Return leave-one-generator-out folds: the texts of one generator are held out at a time.
+
+    Scenarios may stand on both sides. A pair whose arms come from unlike generators takes no
+    part, since it would be on both.
+
+    Raises
+    ------
+    InvalidInputError
+        If fewer than two generators have a pair of their own.
+    """
+    names = sorted(set(table.generator.tolist()) - {MIXED})
+    if len(names) < 2:
+        msg = (
+            f"leave-one-generator-out needs pairs of two generators or more, got {names} over "
+            f"{table.n_pairs} pairs; give the texts a generator, or group by scenario"
+        )
+        raise InvalidInputError(msg)
+    own = np.flatnonzero(table.generator != MIXED)
+    fold_of_pair = np.full(table.n_pairs, -1, dtype=np.int64)
+    fold_of_pair[own] = group_folds(table.generator[own], max_folds, seed=seed)
+    n_folds = int(fold_of_pair.max()) + 1
+    whole = n_folds == len(names)
+    folds = tuple(
+        _fold(
+            names[number] if whole else f"fold {number}",
+            table,
+            test=np.flatnonzero(fold_of_pair == number),
+            train=np.flatnonzero((fold_of_pair >= 0) & (fold_of_pair != number)),
+            max_folds=max_folds,
+            seed=seed,
+        )
+        for number in range(n_folds)
+    )
+    kind = "leave-one-generator-out" if whole else "stratified group k-fold on generator"
+    digest = digest_json(dict(zip(table.pair.tolist(), fold_of_pair.tolist(), strict=True)))
+    return Folds(folds, fold_of_pair, f"{kind} ({n_folds} folds)", digest, "generator")
 
 
 def split_fold(table: PairTable, *, max_folds: int, seed: int) -> Fold:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
-from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from ..schemas import (
@@ -14,18 +13,17 @@ from ..schemas import (
     ProbeSpec,
     RandomSpec,
     Text,
-    array_name,
-    digest_json,
 )
-from .arrays import layer_values, run_pools
+from .arrays import run_pools
 from .assembly import Assembly
 from .bootstrap import draw_pair_weights
+from .design import dataset_digest, outer_folds
 from .evaluate import HeldOut
 from .frames import direction_dataset, null_frame, probe_rows, score_frame
-from .layer import LayerJob, fit_layer
+from .layer import LayerJob, ProbePart
+from .parts import run_parts
 from .results import ProbeResult
-from .schedule import run_tasks
-from .splits import PairTable, pair_table, scenario_folds, split_fold
+from .splits import PairTable, pair_table, split_fold
 from .table import dataset_provenance, rows_frame
 from .words import bag_of_words_scores, pair_responses
 
@@ -44,11 +42,12 @@ def probe_run(
     site: str | None = None,
     scheduler: str | None = None,
 ) -> ProbeResult:
-    """Return probes of every layer and pool of a run, under leave-one-scenario-out.
+    """Return probes of every layer and pool of a run, under nested cross-validation.
 
-    Every layer is one Dask task that reads the chunks of that layer alone. All complete pairs
-    of original texts take part. The directions, and the rows with cv ``train→test split``, come
-    from the pairs with split=train.
+    The outer folds leave out one scenario, or one generator (``spec.groups``). Every layer is one
+    Dask task that reads the chunks of that layer alone. All complete pairs of original texts take
+    part. The directions, and the rows with cv ``train→test split``, come from the pairs with
+    split=train.
 
     Parameters
     ----------
@@ -77,19 +76,18 @@ def probe_run(
     """
     chosen, pools = run_pools(ds, site=site, pools=spec.pools)
     table = pair_table(ds)
-    folds = scenario_folds(table, max_folds=spec.max_folds, seed=spec.seed)
+    folds = outer_folds(table, spec)
     split = split_fold(table, max_folds=spec.max_folds, seed=spec.seed)
     responses = pair_responses(texts, table)
     words = bag_of_words_scores(responses, folds.folds, spec=bow)
     words_test = bag_of_words_scores(responses, [split], spec=bow)
-    everything = np.arange(table.n_pairs)
     job = LayerJob(
         table=table,
         folds=folds,
         split=split,
         held=_held_out(
             table,
-            everything,
+            folds.held_out,
             cv=folds.scheme,
             fold=folds.fold_of_pair,
             words=words,
@@ -106,34 +104,13 @@ def probe_run(
         spec=spec,
         random=random,
     )
-    # Wrapped once, so that the tasks of a cluster share one copy of it.
-    shared = delayed(job, traverse=False)
-    layers = [int(layer) for layer in ds["layer"].values]
-    tasks = {
-        (pool, layer): delayed(fit_layer)(
-            layer_values(ds, array_name(chosen, pool), at), shared, pool=pool, layer=layer
-        )
-        for pool in pools
-        for at, layer in enumerate(layers)
-    }
-    results = run_tasks(list(tasks.values()), scheduler=scheduler)
-    digest = digest_json(
-        [
-            [
-                *table.texts[:, k].tolist(),
-                str(table.pair[k]),
-                str(table.scenario[k]),
-                responses[k],
-                responses[k + table.n_pairs],
-            ]
-            for k in range(table.n_pairs)
-        ]
-    )
+    fitted = run_parts(ds, [ProbePart(job)], table, site=chosen, pools=pools, scheduler=scheduler)
+    digest = dataset_digest(table, responses)
     assembly = Assembly(
         ds=ds,
         site=chosen,
         job=job,
-        results=dict(zip(tasks, results, strict=True)),
+        results={cell: results[0] for cell, results in fitted.items()},
         provenance=dataset_provenance(ds)
         | {"dataset_digest": digest, "split_digest": folds.digest},
     )

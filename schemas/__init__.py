@@ -1,9 +1,11 @@
 """The typed records of everything that actlake writes or is configured with."""
 
+from .analysis import ConfoundSpec, ControlConcept, NullKind, NullSpec
 from .base import Record, canonical_json, digest_json, near_names
 from .capture import CaptureSpec, Dtype, Pool, Rendering, Site, array_name, norm_name
 from .catalog import Catalog, CatalogRun
 from .claim import BlockClaim, BlockDecision
+from .direction import Direction, DirectionSet, Reliability, require_like
 from .errors import (
     ActlakeError,
     AlreadyExistsError,
@@ -18,7 +20,7 @@ from .errors import (
 )
 from .export import RECORDS, json_schema, json_schemas
 from .lexicon import Lexicon, LexiconEntry
-from .result import Direction, ResultRow, SteeringRow
+from .result import ResultRow, SteeringRow
 from .run import (
     ArraySpec,
     BlockCommit,
@@ -76,10 +78,13 @@ __all__ = [
     "Catalog",
     "CatalogRun",
     "Category",
+    "ConfoundSpec",
+    "ControlConcept",
     "CorpusCheck",
     "CorpusInfo",
     "CorruptError",
     "Direction",
+    "DirectionSet",
     "Dtype",
     "EngineName",
     "EnvironmentInfo",
@@ -92,6 +97,8 @@ __all__ = [
     "ModelInfo",
     "NotFoundError",
     "NotPulledError",
+    "NullKind",
+    "NullSpec",
     "NumericalError",
     "ObjectInfo",
     "Pair",
@@ -104,6 +111,7 @@ __all__ = [
     "RandomSpec",
     "Reason",
     "Record",
+    "Reliability",
     "Rendering",
     "ResultRow",
     "RubricScore",
@@ -138,5 +146,6 @@ __all__ = [
     "near_names",
     "norm_name",
     "parse_size",
+    "require_like",
     "texts_digest",
 ]

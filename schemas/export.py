@@ -8,8 +8,9 @@ from .base import Record
 from .capture import CaptureSpec
 from .catalog import Catalog
 from .claim import BlockClaim, BlockDecision
+from .direction import Direction, DirectionSet
 from .lexicon import Lexicon
-from .result import Direction, ResultRow, SteeringRow
+from .result import ResultRow, SteeringRow
 from .run import BlockCommit, RunManifest, RunPlan, Seal, StoreInfo
 from .scenario import Scenario
 from .study import StudyFile
@@ -22,7 +23,7 @@ __all__ = ["RECORDS", "json_schema", "json_schemas"]
 RECORDS: tuple[type[Record], ...] = (
     Text, Pair, Scenario, CorpusInfo, CaptureSpec, StoreInfo, Catalog, RunPlan, RunManifest,
     BlockCommit, BlockClaim, BlockDecision, Seal, Pulled, ResultRow, SteeringRow, Direction,
-    StudyFile, Lexicon, RubricScore, ValidateSpec, ValidationReport,
+    DirectionSet, StudyFile, Lexicon, RubricScore, ValidateSpec, ValidationReport,
 )  # fmt: skip
 
 

@@ -1,15 +1,15 @@
-"""Results: tidy rows that carry their own controls and provenance, and directions."""
+"""Results: tidy rows that carry their own controls and provenance."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Self
+from typing import ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from .base import Record
 
-__all__ = ["Direction", "ResultRow", "SteeringRow"]
+__all__ = ["ResultRow", "SteeringRow"]
 
 
 class ResultRow(Record):
@@ -49,6 +49,13 @@ class ResultRow(Record):
     bow_delta: float | None = None  # estimate - bow_estimate on the same texts
     bow_delta_ci_low: float | None = None
     bow_delta_ci_high: float | None = None
+    surface_estimate: float | None = None  # of length, markdown, person and readability
+    surface_delta: float | None = None
+    surface_delta_ci_low: float | None = None
+    surface_delta_ci_high: float | None = None
+    concept: str | None = None  # what is read where it is not the arm (control concepts)
+    control_estimate: float | None = None  # the same probe on a random label of the same texts
+    selectivity: float | None = None  # estimate - control_estimate (Hewitt & Liang 1909.03368)
     verdict: str | None = None
 
     cv: str | None = None
@@ -95,30 +102,3 @@ class SteeringRow(ResultRow):
     alpha_separation: float
     alpha_norm: float
     alpha_angle: float
-
-
-class Direction(Record):
-    """A direction in activation space: a unit vector with its norm, bias and origin."""
-
-    encoding_type: ClassVar[str] = "actlake-direction"
-
-    method: str
-    site: str
-    layer: int = Field(ge=0)
-    pool: str
-    vector: Annotated[tuple[float, ...], Field(min_length=1)]
-    norm: float = Field(gt=0)  # of the vector before it was made a unit vector
-    bias: float
-    model: str
-    run: str
-    content_digest: str | None = None
-    fitted_on: str = ""
-    seed: int | None = None
-
-    @model_validator(mode="after")
-    def _unit(self) -> Self:
-        length = math.sqrt(math.fsum(x * x for x in self.vector))
-        if not math.isclose(length, 1.0, rel_tol=1e-4):
-            msg = f"the vector has length {length:.6g}, expected 1"
-            raise ValueError(msg)
-        return self

@@ -26,8 +26,9 @@ __all__ = [
     "StudyModel",
 ]
 
-ProbeMethod = Literal["diff_means", "logistic"]
+ProbeMethod = Literal["diff_means", "logistic", "lda", "ridge", "pca_diff"]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class StudyCorpus(Record):
@@ -90,13 +91,25 @@ class ExtractSpec(Record):
 
 
 class ProbeSpec(Record):
-    """Probes per layer under leave-one-scenario-out."""
+    """Probes per layer under leave-one-scenario-out, or leave-one-generator-out.
+
+    Every hyperparameter is chosen in folds over scenarios inside the training pairs:
+    ``c_grid`` of the logistic probe, ``lambda_grid`` of ridge in units of the mean scatter per
+    text. ``shrinkage`` of LDA's covariance has a closed form. ``n_reliability`` halves and
+    resamples of the training pairs say how firm each direction is.
+    """
 
     methods: Annotated[tuple[ProbeMethod, ...], Field(min_length=1)] = ("diff_means", "logistic")
     pools: tuple[Pool, ...] | None = None  # None: every pool of the run
     max_folds: Annotated[int, Field(ge=2)] = 100
-    c_grid: tuple[Annotated[float, Field(gt=0)], ...] = (1e-4, 1e-2, 1.0, 1e2)
+    c_grid: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1e-4, 1e-2, 1.0, 1e2)
+    lambda_grid: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (
+        1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2,
+    )  # fmt: skip
+    shrinkage: Literal["ledoit_wolf", "oas"] = "ledoit_wolf"
+    groups: Literal["scenario", "generator"] = "scenario"
     n_bootstrap: Annotated[int, Field(ge=0)] = 1000
+    n_reliability: Annotated[int, Field(ge=0)] = 20  # split halves, and bootstrap draws
     seed: int = 0
 
 

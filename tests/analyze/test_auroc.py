@@ -211,3 +211,32 @@ def test_clopper_pearson_contains_the_share_and_equals_the_bound_at_the_end(n, d
 
 def test_boundary_interval_names_both_bounds():
     assert "0.884" in boundary_interval(1.0, 30, 30).method
+
+
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([np.float32, np.float64]),
+    st.sampled_from([1e-30, 1.0, 1e20]),
+    st.booleans(),
+)
+def test_packed_ranks_equal_midranks_for_any_sign_size_and_ties(seed, dtype, size, rounded):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 40))
+    scores = rng.standard_normal((n, 5)) * size
+    if rounded:
+        scores = np.round(scores / size) * size
+        scores[rng.random(scores.shape) < 0.2] *= -0.0
+    scores = scores.astype(dtype)
+    labels = rng.permutation(np.arange(n) % 2 == 0)
+    found = auroc_columns(scores, labels)
+    for column in range(5):
+        assert found[column] == pytest.approx(
+            roc_auc_score(labels, scores[:, column].astype(float))
+        )
+
+
+def test_scores_that_differ_in_their_last_bit_are_not_tied():
+    one = np.float32(0.3)
+    column = np.array([np.nextafter(one, np.float32(1)), one], dtype=np.float32)[:, None]
+    assert auroc_columns(column, [1, 0])[0] == 1.0
+    assert auroc_columns(column[::-1], [1, 0])[0] == 0.0

@@ -5,7 +5,7 @@ import pytest
 
 from actlake.analyze.auroc import binormal_bound, paired_bound
 from actlake.analyze.bootstrap import draw_pair_weights
-from actlake.analyze.evaluate import HeldOut, compare_with_words, measure, verdict
+from actlake.analyze.evaluate import HeldOut, compare_with_words, measure, recall_at_fpr, verdict
 
 
 def held_out(words, *, n_bootstrap=200, n_folds=4):
@@ -145,3 +145,22 @@ def test_one_pair_has_estimates_and_reasons():
     assert rows["auroc"]["estimate"] == 1.0
     assert rows["auroc"]["ci_low"] == pytest.approx(0.025, abs=1e-6)
     assert rows["d_prime"]["reason"]
+
+
+def test_recall_uses_the_threshold_of_the_fold_that_held_the_pair_out():
+    held = held_out(np.zeros((2, 4)), n_folds=2)  # folds 0, 1, 0, 1
+    scores = np.array([[1.5, 1.5, 3.5, 3.5], [9.0, 9.0, 9.0, 9.0]])
+    neutral = np.stack([np.linspace(0, 1, 200), np.linspace(2, 3, 200)])
+    row = recall_at_fpr(scores, neutral, held)
+    assert row["estimate"] == 0.75  # 1.5 passes the first fold's threshold only
+    assert row["ci_method"] == "Clopper-Pearson; threshold passed by 2 of 200 neutral texts"
+    thresholds = np.sort(neutral, axis=1)[:, -3]
+    assert (neutral > thresholds[:, None]).mean() == pytest.approx(0.01)
+
+
+def test_few_neutral_texts_bound_the_rate_less_tightly():
+    held = held_out(np.zeros((2, 4)), n_folds=1)
+    row = recall_at_fpr(np.full((2, 4), 5.0), np.arange(20.0)[None], held)
+    assert row["estimate"] == 0
+    assert "passed by 0 of 20 neutral texts" in row["ci_method"]
+    assert "known to 0.05 only" in row["ci_method"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from sklearn.preprocessing import StandardScaler
 
 from actlake.analyze.auroc import auroc
 from actlake.analyze.logistic import row_space, solve_logistic
-from actlake.analyze.probes import d_prime, fit_diff_means, fit_fold, fit_logistic
+from actlake.analyze.probes import Tuning, d_prime, fit_diff_means, fit_fold, fit_logistic
 from actlake.analyze.splits import pair_table, scenario_folds
+from actlake.schemas import ProbeMethod
 
 
 def pairs(rng, n, hidden, *, delta, spread=1.0):
@@ -132,12 +134,12 @@ def test_inner_auroc_of_diff_means_is_that_of_a_plain_inner_loop(synthetic_run):
         scores[:, held] = fit_diff_means(x[:, others]).score(x[:, held])
     assert np.isnan(scores[:, fold.test]).all()
     labels = np.repeat([1, 0], fold.train.size)
-    fit = fit_fold(x, fold, method="diff_means", c_grid=())
+    fit = fit_fold(x, fold, method="diff_means", tuning=Tuning())
     assert fit.inner_auroc == pytest.approx(auroc(scores[:, fold.train].ravel(), labels))
     assert fit.inner_d_prime == pytest.approx(d_prime(*scores[:, fold.train]))
 
 
-@pytest.mark.parametrize("method", ["diff_means", "logistic"])
+@pytest.mark.parametrize("method", get_args(ProbeMethod))
 def test_a_fold_never_reads_the_pairs_it_holds_out(synthetic_run, method):
     run = synthetic_run(n_scenarios=4, pairs_per_scenario=5, hidden=6)
     table = pair_table(run.ds)
@@ -146,8 +148,8 @@ def test_a_fold_never_reads_the_pairs_it_holds_out(synthetic_run, method):
     spoilt = x.copy()
     spoilt[:, fold.test] = np.nan
     grid = (1e-2, 1.0)
-    clean = fit_fold(x, fold, method=method, c_grid=grid)
-    blind = fit_fold(spoilt, fold, method=method, c_grid=grid)
+    clean = fit_fold(x, fold, method=method, tuning=Tuning(grid))
+    blind = fit_fold(spoilt, fold, method=method, tuning=Tuning(grid))
     np.testing.assert_array_equal(clean.probe.weight, blind.probe.weight)
     assert clean.inner_auroc == blind.inner_auroc
 
@@ -162,8 +164,8 @@ def test_c_is_tuned_to_the_penalty_that_generalises(synthetic_run):
     noise = 8 * rng.standard_normal((2, 120, 1))
     hidden_signal = np.concatenate([noise, noise + pairs(rng, 120, 1, delta=2.0)], axis=-1)
     grid = (1e-4, 1e-2, 1.0, 1e2)
-    assert fit_fold(spread_out, fold, method="logistic", c_grid=grid).c in grid[:2]
-    tuned = fit_fold(hidden_signal, fold, method="logistic", c_grid=grid)
+    assert fit_fold(spread_out, fold, method="logistic", tuning=Tuning(grid)).c in grid[:2]
+    tuned = fit_fold(hidden_signal, fold, method="logistic", tuning=Tuning(grid))
     assert tuned.c in grid[2:]
     direct = fit_logistic(hidden_signal[:, fold.train], c=tuned.c)
     assert tuned.probe.unit @ direct.unit > 0.9999

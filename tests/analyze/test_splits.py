@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actlake.analyze.splits import group_folds, pair_table, scenario_folds, split_fold
+from actlake.analyze.splits import (
+    generator_folds,
+    group_folds,
+    pair_table,
+    scenario_folds,
+    split_fold,
+)
 from actlake.schemas import InvalidInputError
 
 
@@ -124,3 +130,37 @@ def test_one_scenario_is_refused(synthetic_run):
     table = pair_table(synthetic_run(n_scenarios=1).ds)
     with pytest.raises(InvalidInputError, match=r"two scenarios or more, got \['scenario-00'\]"):
         scenario_folds(table, max_folds=10, seed=0)
+
+
+def test_generators_are_held_out_one_at_a_time(synthetic_run):
+    table = pair_table(synthetic_run(n_scenarios=3).ds)
+    folds = generator_folds(table, max_folds=10, seed=0)
+    assert folds.scheme == "leave-one-generator-out (2 folds)"
+    assert folds.groups == "generator"
+    for fold in folds.folds:
+        assert set(table.generator[fold.test]) == {fold.name}
+        assert fold.name not in table.generator[fold.train]
+        # Inner folds stay with the unit of generalisation.
+        for name in range(3):
+            assert np.unique(table.scenario[fold.train[fold.inner_scenario == name]]).size == 1
+    np.testing.assert_array_equal(folds.held_out, np.arange(table.n_pairs))
+
+
+def test_a_pair_of_mixed_generators_is_on_neither_side(synthetic_run):
+    ds = synthetic_run().ds
+    generator = ds["generator"].values.copy()
+    row = pair_table(ds).rows[0, 3]
+    generator[row] = "somebody else"
+    table = pair_table(relabel(ds, generator=generator))
+    folds = generator_folds(table, max_folds=10, seed=0)
+    assert folds.fold_of_pair[3] == -1
+    assert 3 not in folds.held_out
+    for fold in folds.folds:
+        assert 3 not in np.concatenate([fold.train, fold.test])
+
+
+def test_one_generator_is_refused(synthetic_run):
+    ds = synthetic_run().ds
+    table = pair_table(relabel(ds, generator=np.full(ds.sizes["text"], "only")))
+    with pytest.raises(InvalidInputError, match=r"two generators or more, got \['only'\]"):
+        generator_folds(table, max_folds=10, seed=0)

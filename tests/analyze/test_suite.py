@@ -11,7 +11,7 @@ from zarr.storage import MemoryStore, WrapperStore
 
 from actlake.analyze import pca_run, probe_run
 from actlake.analyze.auroc import auroc
-from actlake.analyze.layer import paired_activations
+from actlake.analyze.parts import paired_rows
 from actlake.analyze.probes import fit_diff_means
 from actlake.analyze.schedule import run_tasks
 from actlake.analyze.splits import group_folds, pair_table
@@ -75,8 +75,8 @@ def test_every_pool_layer_method_and_subset_has_one_row_per_metric(result):
     keys = ["pool", "layer", "method", "subset", "metric"]
     counts = rows.groupby(keys, dropna=False).size()
     assert (counts == 1).all()
-    # Per layer 6 metrics; nested once per pool and once over both.
-    assert len(counts) == 2 * 3 * (2 * (3 * 6 + 1) + 1)
+    # Per layer 6 metrics and the recall beside neutral texts; nested once per pool and over both.
+    assert len(counts) == 2 * 3 * (2 * (3 * 7 + 1) + 1)
     assert set(rows.subset) == {"all", "plain", "balanced"}
 
 
@@ -144,7 +144,7 @@ def test_out_of_fold_scores_give_the_auroc_of_the_rows(result):
 def test_diff_means_scores_are_those_of_a_plain_loop(typical, result):
     table = pair_table(typical.ds)
     values = typical.ds["resid_post_mean_response"].values[:, 1]
-    x = paired_activations(values, table, where="test")
+    x = paired_rows(values, table, where="test")
     expected: dict[str, float] = {}
     for name in set(table.scenario):
         held, others = np.flatnonzero(table.scenario == name), table.scenario != name
@@ -231,7 +231,7 @@ def test_what_predicts_only_inside_a_scenario_gives_chance(synthetic_run):
     # The same data, split so that scenarios leak: the trap that the folds avoid.
     table = pair_table(run.ds)
     values = run.ds["resid_post_mean_response"].values[:, 0]
-    x = paired_activations(values, table, where="test")
+    x = paired_rows(values, table, where="test")
     leaky = np.full((2, table.n_pairs), np.nan)
     fold = group_folds(table.pair, 6, seed=0)
     for number in range(6):
@@ -399,3 +399,33 @@ def test_a_corpus_without_test_split_has_no_test_rows(synthetic_run):
     found = probes(synthetic_run())
     assert set(found.rows.analysis) == {"probe", "bow"}
     assert found.directions.attrs["n_pairs"] == 48
+
+
+def test_all_five_probes_find_the_signal_and_say_what_they_tuned(typical):
+    methods = ("diff_means", "lda", "logistic", "ridge", "pca_diff")
+    found = probes(typical, methods=methods, pools=("last_prompt",))
+    rows = pick(found.rows, analysis="probe", subset="all", pool="last_prompt")
+    curve = pick(rows, metric="auroc", layer=2).set_index("method")
+    assert (curve.estimate[["diff_means", "lda", "logistic", "ridge"]] > 0.8).all()
+    assert curve.tuned["ridge"] == "lambda inside inner leave-one-scenario-out folds"
+    assert curve.tuned[["diff_means", "lda", "pca_diff"]].isna().all()
+    nested = pick(rows, metric="auroc_nested").set_index("method")
+    assert nested.tuned["ridge"].startswith("layer and lambda inside inner leave-one")
+    assert nested.tuned["pca_diff"] == "layer inside 3 inner folds over scenarios"
+    penalty = found.directions["penalty"].sel({"pool": "last_prompt", "layer": 2})
+    assert 0 < penalty.sel({"method": "lda"}) < 1
+    assert np.isfinite(penalty.sel({"method": "ridge"}))
+    assert np.isnan(penalty.sel({"method": "diff_means"}))
+    recall = pick(rows, metric="recall_at_1pct_fpr", layer=2)
+    assert recall.estimate.between(0, 1).all()
+    assert recall.ci_method.str.contains("of 5 neutral texts").all()
+
+
+def test_generators_can_be_the_groups_of_the_outer_folds(typical):
+    found = probes(typical, methods=("diff_means",), pools=("last_prompt",), groups="generator")
+    row = pick(found.rows, analysis="probe", metric="auroc", layer=2, subset="all").iloc[0]
+    assert row.cv == "leave-one-generator-out (2 folds)"
+    assert row.groups == "generator"
+    assert row.estimate > 0.8
+    assert (pick(found.rows, analysis="probe_test").groups == "scenario").all()
+    assert set(found.scores[found.scores.cv == row.cv].fold) == {"generator-0", "generator-1"}

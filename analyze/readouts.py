@@ -1,0 +1,132 @@
+"""The random baseline of a run: arbitrary directions read out of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from ..schemas import CorruptError, InvalidInputError, RandomSpec
+from .arrays import run_pools
+from .auroc import Floats
+from .nulls import drawn_aurocs, isotropic_directions, max_over_layers, null_band, random_scores
+from .parts import Activations, run_parts
+from .splits import PairTable, pair_table
+from .table import dataset_provenance, plain_strings, relative_depth
+
+__all__ = ["RandomPart", "RandomResult", "random_run"]
+
+
+@dataclass(frozen=True)
+class RandomResult:
+    """``bands`` describe the AUROCs of random directions per pool, layer and subset.
+
+    The rows without a layer are of each draw's largest folded AUROC over the layers. ``aurocs``
+    has dims (subset, pool, layer, draw).
+    """
+
+    bands: pd.DataFrame
+    aurocs: xr.DataArray
+
+
+@dataclass(frozen=True)
+class RandomPart:
+    """The AUROCs of random directions on one layer: one GEMM and one rank sum per subset."""
+
+    members: tuple[NDArray[np.int64], ...]
+    spec: RandomSpec
+
+    def fit(self, layer: Activations) -> Floats:
+        """Return AUROCs with dims (subset, draw); InvalidInputError where rows have NaN."""
+        hidden = layer.values.shape[-1]
+        directions = isotropic_directions(self.spec.n_directions, hidden, seed=self.spec.seed)
+        scores = random_scores(layer.values, layer.table.rows, directions)
+        if not np.isfinite(scores).all():
+            _ = layer.pairs  # names the texts whose activations are not finite
+            msg = (
+                f"pool {layer.pool}, layer {layer.layer}: activations are too large for single "
+                "precision; verify the run"
+            )
+            raise CorruptError(msg)
+        return drawn_aurocs(scores, members=self.members)
+
+
+def random_run(
+    ds: xr.Dataset,
+    *,
+    spec: RandomSpec,
+    site: str | None = None,
+    pools: Sequence[str] | None = None,
+    scheduler: str | None = None,
+) -> RandomResult:
+    """Return how well random directions separate the arms at every layer and pool of a run.
+
+    w ~ N(0, I), the same draws in every layer. No text is read, nothing is fitted.
+
+    Parameters
+    ----------
+    ds
+        An opened run.
+    spec
+        How many directions.
+    site
+        None takes ``resid_post``, or the run's first site.
+    pools
+        None takes every pool of the site.
+    scheduler
+        As for :func:`probe_run`.
+
+    Raises
+    ------
+    InvalidInputError
+        If one class is missing, no pair is complete, or rows have NaN.
+    NotFoundError
+        If a site or pool is missing.
+    """
+    chosen, found = run_pools(ds, site=site, pools=pools)
+    table = pair_table(ds)
+    if table.n_pairs < 2:
+        msg = f"random directions need two pairs or more to order, got {table.n_pairs}"
+        raise InvalidInputError(msg)
+    subsets = {name: table.members(name) for name in ("all", *table.subsets())}
+    part = RandomPart(tuple(subsets.values()), spec)
+    layers = [int(layer) for layer in ds["layer"].values]
+    fitted = run_parts(ds, [part], table, site=chosen, pools=found, scheduler=scheduler)
+    drawn = np.stack(
+        [np.stack([fitted[pool, layer][0] for layer in layers], axis=1) for pool in found], axis=1
+    )
+    aurocs = xr.DataArray(
+        drawn,
+        dims=("subset", "pool", "layer", "draw"),
+        coords={"subset": list(subsets), "pool": found, "layer": layers},
+        name="auroc",
+        attrs={"null": "isotropic", "seed": spec.seed, "site": chosen},
+    )
+    return RandomResult(_bands(ds, table, aurocs, site=chosen, seed=spec.seed), aurocs)
+
+
+def _bands(
+    ds: xr.Dataset, table: PairTable, aurocs: xr.DataArray, *, site: str, seed: int
+) -> pd.DataFrame:
+    """Return one row per pool, layer and subset, and one of the maximum over layers."""
+    origin = dataset_provenance(ds)
+    names = ("run", "model", "store_url", "content_digest", "code_version")
+    shared = {name: origin[name] for name in names}
+    rows = []
+    for subset in aurocs["subset"].values:
+        for pool in aurocs["pool"].values:
+            here = aurocs.sel(subset=subset, pool=pool).values
+            which = {
+                **shared, "site": site, "pool": str(pool), "subset": str(subset),
+                "n_pairs": int(table.members(str(subset)).size), "seed": seed,
+            }  # fmt: skip
+            for layer, draws in zip(aurocs["layer"].values.tolist(), here, strict=True):
+                place = {"layer": layer, "depth": relative_depth(layer, ds), "null": "isotropic"}
+                rows.append({**which, **place, **null_band(draws)})
+            place = {"layer": None, "depth": None, "null": "max_over_layers (isotropic)"}
+            rows.append({**which, **place, **null_band(max_over_layers(list(here)))})
+    return plain_strings(pd.DataFrame(rows).astype({"layer": "Int64", "depth": "float64"}))
