@@ -8,6 +8,16 @@ from .base import Record
 from .capture import CaptureSpec
 from .catalog import Catalog
 from .claim import BlockClaim, BlockDecision
+from .comparison import (
+    CorrelationRow,
+    CorrelationSpec,
+    GeometryRow,
+    GeometrySpec,
+    SimilarityRow,
+    SimilaritySpec,
+    TransferRow,
+    TransferSpec,
+)
 from .result import Direction, ResultRow, SteeringRow
 from .run import BlockCommit, RunManifest, RunPlan, Seal, StoreInfo
 from .study import StudyFile
@@ -19,6 +29,8 @@ __all__ = ["RECORDS", "json_schema", "json_schemas"]
 RECORDS: tuple[type[Record], ...] = (
     Text, Pair, CorpusInfo, CaptureSpec, StoreInfo, Catalog, RunPlan, RunManifest, BlockCommit,
     BlockClaim, BlockDecision, Seal, Pulled, ResultRow, SteeringRow, Direction, StudyFile,
+    GeometrySpec, GeometryRow, SimilaritySpec, SimilarityRow, TransferSpec, TransferRow,
+    CorrelationSpec, CorrelationRow,
 )  # fmt: skip
 
 
