@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from dask.base import compute
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # has no stubs
+from threadpoolctl import ThreadpoolController
 
 from ..schemas import InvalidInputError, near_names
 

@@ -8,6 +8,16 @@ from .base import Record
 from .capture import CaptureSpec
 from .catalog import Catalog
 from .claim import BlockClaim, BlockDecision
+from .comparison import (
+    CorrelationRow,
+    CorrelationSpec,
+    GeometryRow,
+    GeometrySpec,
+    SimilarityRow,
+    SimilaritySpec,
+    TransferRow,
+    TransferSpec,
+)
 from .direction import Direction, DirectionSet
 from .lexicon import Lexicon
 from .result import ResultRow, SteeringRow
@@ -23,7 +33,9 @@ __all__ = ["RECORDS", "json_schema", "json_schemas"]
 RECORDS: tuple[type[Record], ...] = (
     Text, Pair, Scenario, CorpusInfo, CaptureSpec, StoreInfo, Catalog, RunPlan, RunManifest,
     BlockCommit, BlockClaim, BlockDecision, Seal, Pulled, ResultRow, SteeringRow, Direction,
-    DirectionSet, StudyFile, Lexicon, RubricScore, ValidateSpec, ValidationReport,
+    DirectionSet, StudyFile, Lexicon, RubricScore, ValidateSpec, ValidationReport, GeometrySpec,
+    GeometryRow, SimilaritySpec, SimilarityRow, TransferSpec, TransferRow, CorrelationSpec,
+    CorrelationRow,
 )  # fmt: skip
 
 
