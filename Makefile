@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 DEMO ?= actlake-demo
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help demo test test-slow test-torch-free lint format clean
+.PHONY: help demo test test-slow test-torch-free test-oracle lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -40,6 +40,12 @@ test-torch-free: ## run the torch-free suite on the newest Python 3.12+
 	test -x .venv-newest/bin/python || $(NEWEST) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,test]'
 	.venv-newest/bin/python -m pytest -m "not torch and not slow and not gpu" $(ARGS)
+
+# Environments of their own, shared by clones: see tests/environment.sh.
+test-oracle: export PYTHONPATH = src
+test-oracle: export HF_HUB_OFFLINE = 1
+test-oracle: ## hold captured activations against TransformerLens and nnsight
+	python=$$(sh tests/environment.sh oracle tests/oracle/requirements.txt $(PYTHON)) && "$$python" -m pytest tests/oracle $(ARGS)
 
 lint: $(VENV)/stamp-test ## check style, imports and types
 	$(BIN)/ruff check src/actlake/*/ src tests benchmarks
