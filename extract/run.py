@@ -19,7 +19,7 @@ from .pipeline import Progress, stream_blocks
 from .planning import PreparedRun, prepare_run
 from .worker import Worker
 
-__all__ = ["ExtractResult", "extract_run", "plan_extraction"]
+__all__ = ["ExtractResult", "extract_blocks", "extract_run", "plan_extraction"]
 
 
 @dataclass(frozen=True)
@@ -122,15 +122,38 @@ def extract_run(
         environment=extraction_environment(),
         token_data=prepared.token_data,
     )
+    return extract_blocks(
+        writer,
+        prepared,
+        model=model,
+        revision=revision,
+        extract=extract,
+        worker=worker,
+        show_progress=show_progress,
+    )
+
+
+def extract_blocks(
+    writer: RunWriter,
+    prepared: PreparedRun,
+    *,
+    model: str,
+    revision: str | None,
+    extract: ExtractSpec,
+    worker: Worker | None = None,
+    show_progress: bool | None = None,
+) -> ExtractResult:
+    """Run the blocks of a run that nobody has committed, and seal it; see :func:`extract_run`."""
+    capture = prepared.plan.capture
     share = worker or Worker()
     pending = share.blocks(writer.pending_blocks())
-    skips_claimed = worker is not None and store.info.create_only
+    skips_claimed = worker is not None and writer.store.info.create_only
     n_run = 0
     if pending:
         loaded = load_model(
             model,
             revision=revision,
-            dtype=capture.dtype,
+            dtype=prepared.plan.capture.dtype,
             device=extract.device,
             attn_implementation=extract.attn_implementation,
         )

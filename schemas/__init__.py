@@ -21,6 +21,7 @@ from .result import Direction, ResultRow, SteeringRow
 from .run import (
     ArraySpec,
     BlockCommit,
+    Continuation,
     EnvironmentInfo,
     ModelInfo,
     ObjectInfo,
@@ -62,6 +63,7 @@ __all__ = [
     "CaptureSpec",
     "Catalog",
     "CatalogRun",
+    "Continuation",
     "CorpusInfo",
     "CorruptError",
     "Direction",

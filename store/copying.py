@@ -24,7 +24,7 @@ from .backend import check_key
 from .claims import OBJECT_BYTES
 from .codec import crc_matches
 from .commits import check_commit
-from .corpora import parse_texts
+from .corpora import CORPUS_BYTES, RECORD_BYTES, parse_texts
 from .documents import chunk_limits
 from .layout import METADATA_NAME
 from .metadata import METADATA_BYTES
@@ -41,7 +41,7 @@ from .partial import (
     to_parts,
 )
 from .selection import SourceRun
-from .store import CORPUS_BYTES, RECORD_BYTES, SEAL_BYTES, Store
+from .store import SEAL_BYTES, Store
 
 __all__ = ["RunCopy", "Transfer"]
 
@@ -148,7 +148,7 @@ class RunCopy:
         run, url = self.plan.run, self.target.url
         return AlreadyExistsError(
             f"{url} holds another run {run!r} than {self.run.store.url} ({how}); choose another "
-            f"target, or delete runs/{run} there"
+            f"target, or delete {self.keys.folder} there"
         )
 
     def _check_ordinary(self) -> None:

@@ -36,7 +36,7 @@ from .metadata import METADATA_BYTES, parse_document
 from .partial import read_pulled
 from .repair_plan import RepairPlan
 from .sealing import commits_digest, seal_run
-from .statics import Statics, decode_static, read_statics
+from .statics import Statics, read_statics, read_text_ids
 from .store import Store
 from .verification import verify_run
 
@@ -93,7 +93,7 @@ def apply_repair(store: Store, repair: RepairPlan) -> Seal | None:
     for key, data in repair._writes.items():
         store.backend.put(key, data)
     seal = None
-    if f"runs/{repair.run}/seal.json" in repair.rebuild:
+    if RunKeys(repair.run).seal in repair.rebuild:
         seal = _seal_again(store, repair.run)
     if CATALOG_KEY in repair.rebuild or seal is not None or repair.remove:
         write_catalog(store)
@@ -331,11 +331,7 @@ class _Repair:
         statics = _readable(partial(read_all, seal=self.seal, partial=False))
         if statics is None or "text" not in statics.documents:
             return []
-
-        def read() -> list[str]:
-            data = self.store.backend.get(self.keys.object("text/c/0"), max_bytes=2**31)
-            return [str(v) for v in decode_static(statics.documents, "text", data or b"")]
-
+        read = partial(read_text_ids, self.store, self.run_plan, statics.documents)
         return _readable(read) or []
 
 
