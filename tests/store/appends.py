@@ -24,11 +24,13 @@ def added_texts(first: int = N_FIRST, n: int = 6):
     return make_texts(first + n)[first:]
 
 
-def added_plan(first: int = N_FIRST, n: int = 6, *, tokens: bool = False, **options):
+def added_plan(
+    first: int = N_FIRST, n: int = 6, *, tokens: bool = False, token_layers=(2, 4), **options
+):
     """Return the plan of the texts to append, under the name of the run."""
     plan = make_plan(n_texts=n, **options)
     texts = added_texts(first, n)
-    plan = with_tokens(plan, LENGTHS[3 : 3 + n]) if tokens else plan
+    plan = with_tokens(plan, LENGTHS[3 : 3 + n], layers=token_layers) if tokens else plan
     update = {"corpus": f"demo+{first}", "corpus_digest": texts_digest(texts)}
     return plan.model_copy(update=update)
 
