@@ -20,8 +20,8 @@ from .catalog import write_catalog
 from .deciding import sweep_run
 from .documents import read_documents
 from .partial import pulled_key, read_pulled
-from .parts import MAX_PARTS, differences, part_names, sealed_parts
-from .statics import read_text_ids
+from .parts import MAX_PARTS, part_differences, part_names, sealed_parts
+from .stored_coordinates import read_text_ids
 
 if TYPE_CHECKING:
     from .store import Store
@@ -109,7 +109,7 @@ def appended_part(store: Store, plan: RunPlan, *, ids: Sequence[str]) -> RunPlan
         msg = f"append_run needs the name of the run, got that of its part {plan.run!r}"
         raise InvalidInputError(msg)
     append = plan_append(store, plan.run)
-    wrong = differences(append.run, plan)
+    wrong = part_differences(append.run, plan)
     if wrong:
         msg = (
             f"run {plan.run!r} in {store.url} was made otherwise: {'; '.join(wrong[:_SHOWN])}. "

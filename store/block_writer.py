@@ -24,11 +24,11 @@ from .backend import NoSpaceError
 from .bits import to_bits
 from .block_claims import BlockClaimedError, BlockClaims
 from .blocks import block_bytes, block_chunks
-from .claims import OBJECT_BYTES
 from .clock import now
 from .codec import encode_chunk
 from .commits import check_commit, object_info
 from .deciding import create_or_read, finish_block, is_ours, read_decision
+from .run_claim import OBJECT_BYTES
 
 if TYPE_CHECKING:
     from .store import Store

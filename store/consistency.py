@@ -18,7 +18,7 @@ from .faults import Fault
 from .layout import METADATA_NAME
 from .parts import check_part, part_names, run_of
 from .sealing import commits_digest, objects_digest, tree_digest
-from .statics import read_text_ids
+from .stored_coordinates import read_text_ids
 
 if TYPE_CHECKING:
     from .store import Store

@@ -21,7 +21,6 @@ from ..schemas import (
     texts_digest,
 )
 from .backend import check_key
-from .claims import OBJECT_BYTES
 from .codec import crc_matches
 from .commits import check_commit
 from .corpora import CORPUS_BYTES, RECORD_BYTES, parse_texts
@@ -40,6 +39,7 @@ from .partial import (
     shown_root,
     to_parts,
 )
+from .run_claim import OBJECT_BYTES
 from .selection import SourceRun
 from .store import SEAL_BYTES, Store
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..schemas import AlreadyExistsError, CorpusInfo, CorruptError, RunPlan, Text, digest_json
+from .run_claim import differences
 
 if TYPE_CHECKING:
     from .store import Store
@@ -19,8 +20,8 @@ __all__ = [
     "MAX_PARTS",
     "check_part",
     "content_digest",
-    "differences",
     "joined_digest",
+    "part_differences",
     "part_names",
     "read_texts",
     "run_of",
@@ -28,7 +29,6 @@ __all__ = [
 ]
 
 MAX_PARTS = 999
-# What a part has in common with its run; of arrays all but the number of rows.
 _SHARED = ("model", "tokenizer", "capture", "layers", "codec", "seed")
 
 
@@ -58,33 +58,21 @@ def _present(store: Store, run_id: str, record: str) -> list[str]:
     return names
 
 
-def differences(run: RunPlan, part: RunPlan) -> list[str]:
+def part_differences(run: RunPlan, part: RunPlan) -> list[str]:
     """Return the keys in which a part is not of the same kind as its run, with both values."""
-    found = []
-    for key in _SHARED:
-        mine, theirs = getattr(run, key), getattr(part, key)
-        if mine == theirs:
-            continue
-        if hasattr(mine, "to_dict"):
-            pairs = {**mine.to_dict()}, {**theirs.to_dict()}
-            inner = [k for k in pairs[0] if pairs[0].get(k) != pairs[1].get(k)]
-            found += [f"{key}.{k} is {pairs[1].get(k)!r}, not {pairs[0].get(k)!r}" for k in inner]
-        else:
-            found.append(f"{key} is {theirs!r}, not {mine!r}")
-    if _kinds(run) != _kinds(part):
-        names = [spec.name for spec in part.arrays], [spec.name for spec in run.arrays]
-        found.append(f"arrays are {names[0]}, not {names[1]}" if names[0] != names[1] else "arrays")
-    layers = [plan.token_axis and plan.token_axis.layers for plan in (run, part)]
-    if layers[0] != layers[1]:
-        found.append(f"token_axis.layers is {layers[1]}, not {layers[0]}")
-    return found
+    return list(differences(_kind(run), _kind(part)))
 
 
-def _kinds(plan: RunPlan) -> list[tuple[object, ...]]:
-    return [
-        (spec.name, spec.dims, spec.shape[1:], spec.dtype, sorted(spec.attrs.items()))
-        for spec in plan.arrays
-    ]
+def _kind(plan: RunPlan) -> dict[str, object]:
+    """Return what a part has in common with its run: of arrays all but the number of rows."""
+    values = plan.to_dict()
+    arrays = [{**spec, "shape": spec["shape"][1:]} for spec in values["arrays"]]
+    token_layers = list(plan.token_axis.layers) if plan.token_axis else None
+    return {
+        **{key: values[key] for key in _SHARED},
+        "arrays": arrays,
+        "token_axis": {"layers": token_layers},
+    }
 
 
 def check_part(store: Store, plan: RunPlan) -> None:
@@ -94,7 +82,7 @@ def check_part(store: Store, plan: RunPlan) -> None:
     run, number = run_of(plan.run), int(plan.run.partition("~")[2])
     before = f"{run}~{number - 1}" if number > 1 else run
     there, plan_id = store.read_plan_and_id(before)
-    wrong = differences(there, plan)
+    wrong = part_differences(there, plan)
     if plan.continues.plan_id != plan_id:
         wrong.insert(0, f"it continues plan {plan.continues.plan_id}, {before!r} has {plan_id}")
     if wrong:

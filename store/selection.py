@@ -20,6 +20,7 @@ from ..schemas import (
 from .blocks import block_keys
 from .commits import check_commit
 from .documents import Documents, read_documents, static_chunk_keys
+from .input_checks import check_plan
 from .layout import METADATA_NAME, RunKeys
 from .partial import (
     Coverage,
@@ -32,7 +33,6 @@ from .partial import (
 )
 from .reader import open_run
 from .sealing import tree_digest
-from .static import check_plan
 from .store import Store
 
 __all__ = ["SourceRun", "check_splits", "choose", "read_source"]

@@ -27,8 +27,8 @@ from .faults import Fault, FaultKind, VerifyReport
 from .layout import CATALOG_KEY, METADATA_NAME, STORE_KEY, RunKeys
 from .metadata import METADATA_BYTES, STATIC_KEY
 from .partial import coverage_of, has_key, pulled_key, read_pulled, sealed_root_key, shown_root
-from .statics import Statics, read_statics
 from .store import Store
+from .stored_coordinates import Statics, read_statics
 
 __all__ = ["Fault", "VerifyReport", "verify_run"]
 

@@ -17,15 +17,14 @@ from ..schemas import (
     EnvironmentInfo,
     InvalidInputError,
     ObjectInfo,
-    RunManifest,
     RunPlan,
     Seal,
 )
 from .block_writer import BlockWriter
-from .claims import OBJECT_BYTES, claim_run, means_the_same
 from .clock import now
 from .commits import object_info
 from .deciding import create_or_read
+from .input_checks import check_plan, static_arrays
 from .layout import (
     METADATA_NAME,
     StaticArray,
@@ -35,8 +34,8 @@ from .layout import (
     static_metadata,
     to_bytes,
 )
+from .run_claim import OBJECT_BYTES, claim_run, means_the_same, new_manifest
 from .sealing import seal_run
-from .static import check_plan, static_arrays
 
 if TYPE_CHECKING:
     from .store import Store
@@ -97,27 +96,11 @@ class RunWriter:
         store.backend.clean(writer._keys.folder)
         writer._write_static(arrays, is_new=is_new)
         if store.backend.size(writer._keys.manifest) is None:
-            manifest = writer._manifest()
+            manifest = new_manifest(
+                plan, plan_id=plan_id, created_at=now(), environment=environment
+            )
             create_or_read(store, writer._keys.manifest, manifest.to_json().encode())
         return writer
-
-    def _manifest(self) -> RunManifest:
-        plan = self.plan
-        return RunManifest(
-            run=plan.run,
-            plan_id=self.plan_id,
-            corpus=plan.corpus,
-            model=plan.model,
-            tokenizer=plan.tokenizer,
-            capture=plan.capture,
-            n_texts=plan.n_texts,
-            n_tokens=plan.n_tokens,
-            n_layers=len(plan.layers),
-            hidden_size=plan.model.hidden_size,
-            seed=plan.seed,
-            created_at=now(),
-            environment=self.environment,
-        )
 
     def _write_static(self, arrays: list[StaticArray], *, is_new: bool) -> None:
         """Write metadata and coordinates that are not there; check those that are."""

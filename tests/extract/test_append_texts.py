@@ -128,10 +128,10 @@ def test_workers_share_an_append_and_it_resumes(store, folder):
 def test_what_does_not_fit_the_run_is_refused_before_anything_is_written(
     store, folder, tmp_path_factory
 ):
-    with pytest.raises(AlreadyExistsError, match=r"capture.max_tokens is 900, not 4096"):
+    with pytest.raises(AlreadyExistsError, match=r"capture.max_tokens \(stored 4096, got 900\)"):
         append(store, folder, capture=CAPTURE.model_copy(update={"max_tokens": 900}))
     other = tiny_folder("llama", tmp_path_factory.mktemp("other") / "tiny-llama", seed=1)
-    with pytest.raises(AlreadyExistsError, match=r"model.content_digest is"):
+    with pytest.raises(AlreadyExistsError, match=r"model.content_digest \(stored"):
         append(store, other)
     changed = FIRST[0].model_copy(update={"response": "other words"})
     with pytest.raises(AlreadyExistsError, match=r"other words under the ids of 1 .*'t00'"):
@@ -172,6 +172,5 @@ def test_the_command_refuses_another_capture(store, folder, tmp_path):
     command += ["--run", "r", "--append", "--device", "cpu", "--pools", "max_abs"]
     done = CliRunner().invoke(cli, command)
     assert done.exit_code == 1
-    assert "capture.pools is ['max_abs'], not ['mean_response', 'last_prompt']" in str(
-        done.exception
-    )
+    said = 'capture.pools (stored ["mean_response", "last_prompt"], got ["max_abs"])'
+    assert said in str(done.exception)

@@ -24,8 +24,8 @@ from actlake.store import (
     write_card,
 )
 from actlake.store.blocks import block_chunks, block_keys, place_of_key, rows_of_key
+from actlake.store.input_checks import static_arrays
 from actlake.store.layout import to_bytes
-from actlake.store.static import static_arrays
 from tests.store.forging import edit, flip
 from tests.store.memory import memory_store
 from tests.store.samples import (
@@ -338,16 +338,16 @@ def test_a_damaged_coordinate_is_found(filled, name):
 )
 def test_coordinates_that_do_not_fit_the_offsets_are_found(monkeypatch, store, name, place):
     """A writer with wrong coordinates: every hash is right, and only the values say it."""
-    from actlake.store import static
+    from actlake.store import input_checks
 
-    real = static._padded
+    real = input_checks._padded
 
     def wrong(*args, **kwargs):
         arrays = real(*args, **kwargs)
         next(array for array in arrays if array.name == name).values[place] = 5
         return arrays
 
-    monkeypatch.setattr(static, "_padded", wrong)
+    monkeypatch.setattr(input_checks, "_padded", wrong)
     fill_store(store, tokens=True)
     assert verify_run(store, "tiny").ok
     faults = verify_run(store, "tiny", full=True).faults

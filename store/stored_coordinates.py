@@ -1,4 +1,4 @@
-"""Metadata and coordinates of a run, verified: what no block wrote."""
+"""Metadata and coordinates of a run as they are stored, verified: what no block wrote."""
 
 from __future__ import annotations
 
