@@ -144,16 +144,16 @@ def extract_blocks(
     show_progress: bool | None = None,
 ) -> ExtractResult:
     """Run the blocks of a run that nobody has committed, and seal it; see :func:`extract_run`."""
-    capture = prepared.plan.capture
+    store, capture = writer.store, prepared.plan.capture
     share = worker or Worker()
     pending = share.blocks(writer.pending_blocks())
-    skips_claimed = worker is not None and writer.store.info.create_only
+    skips_claimed = worker is not None and store.info.create_only
     n_run = 0
     if pending:
         loaded = load_model(
             model,
             revision=revision,
-            dtype=prepared.plan.capture.dtype,
+            dtype=capture.dtype,
             device=extract.device,
             attn_implementation=extract.attn_implementation,
         )

@@ -188,8 +188,9 @@ class RunPlan(Record):
     arrays: Annotated[tuple[ArraySpec, ...], FailFast()]
     codec: Literal["blosc-zstd-1-shuffle+crc32c", "crc32c"] = "blosc-zstd-1-shuffle+crc32c"
     seed: int = 0
-    token_axis: TokenAxis | None = None
-    continues: Continuation | None = None  # of a part that was appended to a run
+    # Written only where they apply: most plans have no such keys.
+    token_axis: TokenAxis | None = Field(None, exclude_if=lambda axis: axis is None)
+    continues: Continuation | None = Field(None, exclude_if=lambda part: part is None)
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -201,14 +202,6 @@ class RunPlan(Record):
             )
             raise ValueError(msg)
         return self
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plan as plain JSON values, without the fields that do not apply."""
-        values = super().to_dict()
-        for name in ("token_axis", "continues"):
-            if values[name] is None:
-                del values[name]
-        return values
 
     @property
     def n_blocks(self) -> int:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..schemas import CorpusInfo, InvalidInputError, NotFoundError, RunPlan, Seal, near_names
-from .corpora import CORPUS_BYTES
 from .croissant import FileEntry, croissant_document
 from .partial import LeftOut, coverage_of, read_pulled
 from .parts import sealed_parts
 from .store import SEAL_BYTES
+from .stored_corpora import CORPUS_BYTES
 
 if TYPE_CHECKING:
     from .store import Store

@@ -23,7 +23,7 @@ from ..schemas import (
 from .backend import check_key
 from .codec import crc_matches
 from .commits import check_commit
-from .corpora import CORPUS_BYTES, RECORD_BYTES, parse_texts
+from .corpora import parse_texts
 from .documents import chunk_limits
 from .layout import METADATA_NAME
 from .metadata import METADATA_BYTES
@@ -42,6 +42,7 @@ from .partial import (
 from .run_claim import OBJECT_BYTES
 from .selection import SourceRun
 from .store import SEAL_BYTES, Store
+from .stored_corpora import CORPUS_BYTES, RECORD_BYTES
 
 __all__ = ["RunCopy", "Transfer"]
 

@@ -34,12 +34,12 @@ from .backend import Backend
 from .catalog import read_catalog
 from .clients import open_backend
 from .clock import now
-from .corpora import NAME, RECORD_BYTES, near_known, read_corpus, write_corpus
 from .input_checks import check_plan
 from .layout import STORE_KEY, RunKeys
 from .location import Location, parse_location
 from .metadata import MAX_OBJECTS, check_bounds
 from .partial import pulled_key, read_pulled
+from .stored_corpora import NAME, RECORD_BYTES, near_known, read_corpus, write_corpus
 from .writer import RunWriter
 
 __all__ = ["Store", "create_store", "open_store"]
