@@ -181,7 +181,8 @@ class RunWriter:
         arrays
             The block's rows of every array of the plan, dims (row, layer, hidden) or
             (row, layer), float32. The rows of a (token, token_layer, hidden) array are the
-            tokens of the block's texts one after another, without padding.
+            tokens of the block's texts one after another, without padding; such arrays are left
+            out where :meth:`add_tokens` brought the tokens.
         notes
             Plain JSON for the commit record.
 
@@ -202,6 +203,44 @@ class RunWriter:
         self._check_block(block, arrays)
         return self._blocks.write(block, arrays, notes=_plain_notes(notes or {}, block=block))
 
+    def add_tokens(
+        self, block: int, start: int, arrays: Mapping[str, np.ndarray[Any, Any]]
+    ) -> None:
+        """Add tokens of a block to its token arrays, so that it need not be in memory whole.
+
+        A chunk is encoded and stored as soon as its last token has come, and this call waits
+        where storing cannot keep up: memory holds the chunks that are begun and two that are
+        full. Add tokens nearly in row order to begin few at a time. The block is claimed with
+        its first tokens; when all were added, ``write_block`` with the other arrays commits it,
+        and ``close`` gives it up. Of a block that somebody else has committed nothing is kept.
+
+        Parameters
+        ----------
+        block
+            Its index.
+        start
+            Where in the block's tokens these begin: 0 is the first token of its first text.
+        arrays
+            Consecutive tokens of every token array of the plan, dims (token, token_layer,
+            hidden), float32. They are copied.
+
+        Raises
+        ------
+        InvalidInputError
+            If arrays, shapes or types are not the plan's, a token is none of the block or was
+            added before, or values are not exactly of the 16-bit type that they are stored as.
+            The block is given up.
+        BlockClaimedError, StorageError
+            As :meth:`write_block`; the block is given up.
+        """
+        axis = self.plan.token_axis
+        if axis is None or not 0 <= block < self.plan.n_blocks:
+            n_blocks = self.plan.n_blocks
+            msg = f"run {self.plan.run!r} has {n_blocks} blocks"
+            msg += f", got {block}" if axis else " without token arrays"
+            raise InvalidInputError(msg)
+        self._blocks.add_tokens(block, start, arrays, axis=axis)
+
     def claim_block(self, block: int) -> bool:
         """Claim a block before work on it is begun; return False where it is committed already.
 
@@ -217,6 +256,7 @@ class RunWriter:
 
     def close(self) -> None:
         """Free the blocks that were claimed and not written; claims are no longer renewed."""
+        self._blocks.give_up_all()
         self._blocks.claims.release_all()
 
     def _check_block(self, block: int, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -224,7 +264,8 @@ class RunWriter:
         if not 0 <= block < self.plan.n_blocks:
             msg = f"{run} has blocks 0 to {self.plan.n_blocks - 1}, got {block}"
             raise InvalidInputError(msg)
-        expected = {spec.name: spec for spec in self.plan.arrays}
+        has_tokens = self._blocks.has_tokens(block)
+        expected = {s.name: s for s in self.plan.arrays if not (s.is_tokens and has_tokens)}
         if set(arrays) != set(expected):
             msg = f"{run}, block {block}: expected arrays {sorted(expected)}, got {sorted(arrays)}"
             raise InvalidInputError(msg)
