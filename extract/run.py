@@ -17,7 +17,7 @@ from .pipeline import Progress, stream_blocks
 from .planning import PreparedRun, prepare_run
 from .worker import Worker
 
-__all__ = ["ExtractResult", "extract_run", "plan_extraction"]
+__all__ = ["ExtractResult", "extract_blocks", "extract_run", "plan_extraction"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,29 @@ def extract_run(
         environment=extraction_environment(),
         token_data=prepared.token_data,
     )
+    return extract_blocks(
+        writer,
+        prepared,
+        model=model,
+        revision=revision,
+        extract=extract,
+        worker=worker,
+        show_progress=show_progress,
+    )
+
+
+def extract_blocks(
+    writer: RunWriter,
+    prepared: PreparedRun,
+    *,
+    model: str,
+    revision: str | None,
+    extract: ExtractSpec,
+    worker: Worker | None = None,
+    show_progress: bool | None = None,
+) -> ExtractResult:
+    """Run the blocks of a run that nobody has committed, and seal it; see :func:`extract_run`."""
+    store = writer.store
     share = worker or Worker()
     pending = share.blocks(writer.pending_blocks())
     skips_claimed = worker is not None and store.info.create_only

@@ -37,6 +37,7 @@ from .result import ResultRow, SteeringRow
 from .run import (
     ArraySpec,
     BlockCommit,
+    Continuation,
     EngineName,
     EnvironmentInfo,
     ModelInfo,
@@ -92,6 +93,7 @@ __all__ = [
     "CatalogRun",
     "Category",
     "ConfoundSpec",
+    "Continuation",
     "ContrastSpec",
     "ControlConcept",
     "CorpusCheck",

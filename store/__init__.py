@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .aligned import open_runs
+    from .appending import Append, finish_append, new_texts, plan_append
     from .block_claims import BlockClaimedError
     from .card import write_card
     from .catalog import read_catalog
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .importing import PreparedImport, import_run, prepare_import
     from .layout import rows_per_block
     from .notes import finite_texts
+    from .parts import content_digest, part_names, read_texts, run_of, sealed_parts
     from .reader import open_run
     from .repair import RepairPlan, apply_repair, plan_repair
     from .store import Store, create_store, open_store
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from .writer import RunWriter
 
 __all__ = [
+    "Append",
     "BlockClaimedError",
     "Fault",
     "PreparedImport",
@@ -36,27 +39,36 @@ __all__ = [
     "Transfer",
     "VerifyReport",
     "apply_repair",
+    "content_digest",
     "create_store",
     "describe_environment",
+    "finish_append",
     "finite_texts",
     "import_run",
+    "new_texts",
     "open_run",
     "open_runs",
     "open_store",
+    "part_names",
+    "plan_append",
     "plan_repair",
     "plan_token_axis",
     "prepare_import",
     "pull",
     "push",
     "read_catalog",
+    "read_texts",
     "rows_per_block",
     "rows_within_memory",
+    "run_of",
+    "sealed_parts",
     "text_coords",
     "verify_run",
     "write_card",
 ]
 
 _MODULES = {
+    "Append": "appending",
     "BlockClaimedError": "block_claims",
     "Fault": "verification",
     "PreparedImport": "importing",
@@ -66,21 +78,29 @@ _MODULES = {
     "Transfer": "transfer",
     "VerifyReport": "verification",
     "apply_repair": "repair",
+    "content_digest": "parts",
     "create_store": "store",
     "describe_environment": "environment",
     "finite_texts": "notes",
+    "finish_append": "appending",
     "import_run": "importing",
+    "new_texts": "appending",
     "open_run": "reader",
     "open_runs": "aligned",
     "open_store": "store",
+    "part_names": "parts",
+    "plan_append": "appending",
     "plan_repair": "repair",
     "plan_token_axis": "tokens",
     "prepare_import": "importing",
     "pull": "transfer",
     "push": "transfer",
     "read_catalog": "catalog",
+    "read_texts": "parts",
     "rows_per_block": "layout",
     "rows_within_memory": "tokens",
+    "run_of": "parts",
+    "sealed_parts": "parts",
     "text_coords": "coordinates",
     "verify_run": "verification",
     "write_card": "card",

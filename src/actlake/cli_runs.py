@@ -56,6 +56,9 @@ _out_option = click.option(
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps.  [default: auto]")
 @click.option("--attn", "attn_implementation", help="eager, sdpa, flash_attention_2.")
 @click.option("--arms", nargs=2, help="The corpus's own names of its positive and negative arm.")
+@click.option(
+    "--append", "is_append", is_flag=True, help="Add the texts that RUN does not have yet to it."
+)
 @click.option("--worker", help="This worker of several, such as 1/4: every fourth block.")
 @click.option("--dry-run", is_flag=True, help="Print what it would do; read no weights.")
 @click.option(
@@ -77,6 +80,7 @@ def extract(
     revision: str | None,
     arms: tuple[str, str] | None,
     worker: str | None,
+    is_append: bool,
     dry_run: bool,
     probe: float | None,
     price: float | None,
@@ -85,24 +89,40 @@ def extract(
 ) -> None:
     """Run MODEL over a corpus once and store its activations; resume if begun.
 
-    MODEL is a hub id, a folder, or bundled:NAME.
+    MODEL is a hub id, a folder, or bundled:NAME. With --append a grown corpus adds its new texts
+    to a run, with the run's own settings; nothing that is stored is touched.
 
     \b
     Example: actlake extract microsoft/Phi-3-mini-4k-instruct --corpus pairs.jsonl \\
                  --store s3://bucket/store
     """
-    from .extract import Worker, estimate_run, extract_run, plan_extraction
+    from .extract import (
+        Worker,
+        append_texts,
+        estimate_run,
+        extract_run,
+        plan_extraction,
+        settings_of,
+    )
     from .schemas import StudyCorpus, StudyModel
     from .stages import load_corpus
-    from .store import create_store
+    from .store import create_store, new_texts, open_store, plan_append
     from .study import run_name
 
     share = Worker.parse(worker) if worker else None
-    capture, execution = extract_specs(options)
     named = {"positive": arms[0], "negative": arms[1]} if arms else {}
     info, texts = load_corpus(StudyCorpus.parse({"source": corpus, "arms": named}))
     name = run or run_name(StudyModel(model=model))
+    base = settings_of(open_store(store_url).read_plan(name)) if is_append else None
+    capture, execution = extract_specs(options, base=base)
     if dry_run:
+        if is_append:
+            found = open_store(store_url)
+            texts = new_texts(found, plan_append(found, name), texts)
+            if not texts:
+                nothing = {"run": name, "texts": 0}
+                emit(nothing, as_json=as_json, show=lambda: print_facts(nothing))
+                return
         prepared = plan_extraction(
             texts,
             model=model,
@@ -121,7 +141,7 @@ def extract(
         )
         emit(summary, as_json=as_json, show=lambda: print_facts(summary))
         return
-    done = extract_run(
+    done = (append_texts if is_append else extract_run)(
         create_store(store_url),
         texts,
         info,

@@ -22,7 +22,9 @@ POOLS = ("mean_all", "last_response", "max_abs")
 WORDS = ("the boy has fallen", "I stop to help", "we go on", "he is cold")
 TEXTS = [
     Text(
-        id=f"t{i}", prompt=f"{WORDS[i % 4]} " * (1 + i % 3), response=WORDS[-1 - i % 3] * (1 + i % 4)
+        id=f"t{i}",
+        prompt=f"{WORDS[i % 4]} " * (1 + i % 3),
+        response=WORDS[-1 - i % 3] * (1 + i % 4),
     )
     for i in range(12)
 ]
