@@ -57,4 +57,4 @@ def run_pools(
 
 def layer_values(ds: xr.Dataset, name: str, at: int) -> xr.Variable:
     """Return layer number ``at`` of an array as a lazy variable, without its coordinates."""
-    return ds[name].transpose("text", "layer", "hidden").variable.isel(layer=at)
+    return ds[name].transpose("text", "layer", ...).variable.isel(layer=at)

@@ -24,6 +24,7 @@ from ..schemas import (
     digest_json,
 )
 from .blocks import find_blocks
+from .sites import find_heads
 
 __all__ = ["LoadedModel", "ModelSource", "load_model", "pick_device", "resolve_source"]
 
@@ -60,6 +61,7 @@ class LoadedModel:
     max_positions: int | None
     device: torch.device
     model: nn.Module | None = None
+    heads: tuple[int, int] | None = None  # how many, values of each; where they can be told
 
     @property
     def backbone(self) -> nn.Module:
@@ -188,6 +190,7 @@ def load_model(
         max_positions=getattr(text_config, "max_position_embeddings", None),
         device=target,
         model=network if weights else None,
+        heads=find_heads(backbone, blocks),
     )
 
 

@@ -62,7 +62,6 @@ class PreparedRun:
         sizes = {
             a.name: int(np.prod(a.shape)) * (4 if a.dtype == "float32" else 2) for a in plan.arrays
         }
-        per_block = sum(len(plan.layers) if "hidden" in a.dims else 1 for a in plan.arrays)
         return {
             "run": plan.run,
             "model": plan.model.name,
@@ -76,7 +75,7 @@ class PreparedRun:
             "padding": round(1 - plan.n_tokens / computed, 4),
             "bytes": sum(sizes.values()),
             "bytes_per_array": sizes,
-            "objects": per_block * plan.n_blocks,
+            "objects": plan.n_objects,
             "plan_id": plan.fingerprint(),
         }
 
@@ -108,23 +107,23 @@ def prepare_run(
         order_texts(texts), loaded.tokenizer, spec=capture, max_positions=loaded.max_positions
     )
     n = len(rows)
-    shape3 = (n, len(layers), info.hidden_size)
+    widths = {site: _width_of(site, loaded) for site in capture.sites}
     arrays = [
         ArraySpec(
             name=array_name(site, pool),
-            dims=("text", "layer", "hidden"),
-            shape=shape3,
+            dims=("text", "layer", width.dim),
+            shape=(n, len(layers), width.size),
             dtype=_stored_as(pool, extract, info),
-            attrs={"site": site, "pool": pool, "token_mask": _mask_of(pool)},
+            attrs={"site": site, "pool": pool, "token_mask": _mask_of(pool), **width.attrs},
         )
-        for site in capture.sites
+        for site, width in widths.items()
         for pool in capture.pools
     ]
     arrays += [
         ArraySpec(
             name=norm_name(site, with_bos=with_bos),
             dims=("text", "layer"),
-            shape=shape3[:2],
+            shape=(n, len(layers)),
             attrs={"site": site, "token_mask": WITH_BOS if with_bos else ORDINARY},
         )
         for site in capture.sites
@@ -134,7 +133,9 @@ def prepare_run(
     per_block = (
         size
         if isinstance(size, int)
-        else rows_per_block(n, info.hidden_size, chunk_bytes=parse_size(size))
+        else rows_per_block(
+            n, max(width.size for width in widths.values()), chunk_bytes=parse_size(size)
+        )
     )
     plan = RunPlan(
         run=run,
@@ -154,6 +155,29 @@ def prepare_run(
         seed=extract.seed,
     )
     return PreparedRun(plan, rows, _coords(rows, layers), _token_data(rows))
+
+
+@dataclass(frozen=True)
+class _Width:
+    """The innermost dim of a site's arrays."""
+
+    dim: Literal["hidden", "head_hidden"]
+    size: int
+    attrs: dict[str, int]
+
+
+def _width_of(site: str, loaded: LoadedModel) -> _Width:
+    """Return the innermost dim of the arrays of ``site``; raise InvalidInputError."""
+    if site != "attn_heads":
+        return _Width("hidden", loaded.info.hidden_size, {})
+    if loaded.heads is None:
+        msg = (
+            f"{loaded.info.name}: its heads cannot be told apart, so it has no site attn_heads; "
+            "`actlake extract check` lists the sites it has"
+        )
+        raise InvalidInputError(msg)
+    n_heads, head_dim = loaded.heads
+    return _Width("head_hidden", n_heads * head_dim, {"n_heads": n_heads, "head_dim": head_dim})
 
 
 def _stored_as(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,15 +13,18 @@ from torch import nn
 from ..schemas import InvalidInputError
 from .blocks import unwrap_hidden
 
-__all__ = ["Tap", "check_sites", "find_taps", "proven_sites", "tapped"]
+__all__ = ["Tap", "check_sites", "find_heads", "find_taps", "proven_sites", "tapped"]
 
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+# What mixes the heads of an attention into the stream.
+_PROJECTION = ("o_proj", "out_proj", "c_proj", "dense", "out_lin")
 _MLP = ("mlp", "block_sparse_moe", "feed_forward", "ffn")
 # Norms behind a sublayer: what they give is what is added to the stream (Gemma-2/3, OLMo-2, GLM-4).
 _AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
 _AFTER_ATTENTION = ("post_self_attn_layernorm", "post_attention_layernorm")
 # What reads the stream between the sublayers.
 _BEFORE_MLP = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2")
+_ATTENDED, _PROJECTED = "(attention)", "(projection)"  # no sites, but their proof
 _ROUNDINGS = 8  # of the model's type, that a sum of two terms may be off by
 
 
@@ -49,6 +53,7 @@ def find_taps(block: nn.Module) -> dict[str, Tap]:
 
     ``resid_pre`` and ``resid_post`` are the block's own input and output. ``attn_out`` and
     ``mlp_out`` are what the sublayers add to the stream, ``resid_mid`` the stream between them.
+    ``attn_heads`` is what the output projection of the attention reads.
     """
     inner = dict(block.named_children())
     taps = {"resid_pre": Tap(block, reads_input=True), "resid_post": Tap(block)}
@@ -56,6 +61,9 @@ def find_taps(block: nn.Module) -> dict[str, Tap]:
     after_mlp = _first(inner, _AFTER_MLP)
     if after_mlp is not None:
         attention = _first(inner, _AFTER_ATTENTION) or attention
+    projection = _projection(inner)
+    if projection is not None:
+        taps["attn_heads"] = Tap(projection, reads_input=True)
     if attention is not None:
         taps["attn_out"] = Tap(attention)
     if mlp is not None:
@@ -66,6 +74,38 @@ def find_taps(block: nn.Module) -> dict[str, Tap]:
     if between is not None:
         taps["resid_mid"] = Tap(between, reads_input=True)
     return taps
+
+
+def find_heads(network: nn.Module, blocks: Sequence[nn.Module]) -> tuple[int, int] | None:
+    """Return (heads, values of each) where every block's attention has the same, else None.
+
+    By the config and the width of what the output projection reads; needs no weights.
+    """
+    config: Any = network.config
+    n_heads = getattr(config.get_text_config(), "num_attention_heads", None)
+    widths = {_width(_projection(dict(block.named_children()))) for block in blocks}
+    width = widths.pop() if len(widths) == 1 else None
+    if not isinstance(n_heads, int) or not n_heads or not width or width % n_heads:
+        return None
+    return n_heads, width // n_heads
+
+
+def _projection(inner: Mapping[str, nn.Module]) -> nn.Module | None:
+    """Return what mixes the heads of a block's attention, None where there is no such module."""
+    attention = _first(inner, _ATTENTION)
+    return None if attention is None else _first(dict(attention.named_children()), _PROJECTION)
+
+
+def _width(projection: nn.Module | None) -> int | None:
+    """Return how many values a projection reads per token."""
+    if projection is None:
+        return None
+    # Linear layers, quantised ones too, say it; GPT-2's Conv1D has its weight the other way round.
+    width = getattr(projection, "in_features", None)
+    weight = getattr(projection, "weight", None)
+    if width is None and hasattr(projection, "nf") and isinstance(weight, torch.Tensor):
+        width = weight.shape[0]
+    return width if isinstance(width, int) else None
 
 
 def _first(inner: Mapping[str, nn.Module], names: Sequence[str]) -> nn.Module | None:
@@ -89,17 +129,40 @@ def tapped(
                     values[site] = hidden.detach().clone()
 
                 handles.append(tap.attach(record))
+            handles += _tap_attention(block, values)
         yield seen
     finally:
         for handle in handles:
             handle.remove()
 
 
+def _tap_attention(
+    block: nn.Module, values: dict[str, torch.Tensor]
+) -> list[torch.utils.hooks.RemovableHandle]:
+    """Keep what the attention and its output projection give: they must be the same."""
+    inner = dict(block.named_children())
+    attention, projection = _first(inner, _ATTENTION), _projection(inner)
+    if attention is None or projection is None:
+        return []
+
+    def keep(name: str) -> Callable[[torch.Tensor], None]:
+        def record(hidden: torch.Tensor) -> None:
+            values[name] = hidden.detach().clone()
+
+        return record
+
+    return [
+        Tap(attention).attach(keep(_ATTENDED)),
+        Tap(projection).attach(keep(_PROJECTED)),
+    ]
+
+
 def check_sites(network: nn.Module, blocks: Sequence[nn.Module], *, sites: Sequence[str]) -> None:
     """Raise InvalidInputError where a site of ``sites`` is not there in every block.
 
     Names prove nothing, so one short forward pass does: the stream grows by exactly what is
-    called ``attn_out`` and ``mlp_out`` (ENGINES 4). In models whose sublayers run in parallel
+    called ``attn_out`` and ``mlp_out`` (ENGINES 4), and the attention gives what its output
+    projection makes of ``attn_heads``. In models whose sublayers run in parallel
     there is no ``resid_mid``; where a sublayer's output is scaled before it is added, its site
     is refused.
     """
@@ -121,7 +184,9 @@ def proven_sites(network: nn.Module, blocks: Sequence[nn.Module]) -> list[str]:
     with tapped(blocks) as seen:
         network(input_ids=torch.arange(1, 6, device=device)[None], use_cache=False)
     there = set.intersection(*(_proven(values) for values in seen))
-    order = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+    if find_heads(network, blocks) is None:
+        there.discard("attn_heads")
+    order = ("resid_pre", "attn_heads", "attn_out", "resid_mid", "mlp_out", "resid_post")
     return [site for site in order if site in there]
 
 
@@ -130,6 +195,9 @@ def _proven(seen: Mapping[str, torch.Tensor]) -> set[str]:
     proven = {"resid_pre", "resid_post"} & set(seen)
     pre, mid, post = (seen.get(f"resid_{name}") for name in ("pre", "mid", "post"))
     attention, mlp = seen.get("attn_out"), seen.get("mlp_out")
+    attended, projected = seen.get(_ATTENDED), seen.get(_PROJECTED)
+    if attended is not None and projected is not None and torch.equal(attended, projected):
+        proven |= {"attn_heads"} & set(seen)
     if _grows(pre, mid, attention):
         proven |= {"attn_out", "resid_mid"}
     if _grows(mid, post, mlp):

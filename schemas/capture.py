@@ -10,7 +10,7 @@ from .base import Record
 
 __all__ = ["CaptureSpec", "Dtype", "Pool", "Rendering", "Site", "array_name", "norm_name"]
 
-Site = Literal["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
+Site = Literal["resid_pre", "attn_heads", "attn_out", "resid_mid", "mlp_out", "resid_post"]
 Pool = Literal[
     "mean_response",
     "mean_prompt",
@@ -30,6 +30,7 @@ MAX_LAYERS = 4096  # of any model; a record that names more is none
 class CaptureSpec(Record):
     """The part of a run that decides which numbers are stored.
 
+    ``attn_heads`` is what the heads give before the output projection, one after another.
     ``layers`` are block indices from 0; ``resid_post`` of layer L is the output of block L,
     before any final norm. ``render`` decides how a text becomes tokens: ``chat`` through the
     tokenizer's chat template, ``plain`` as system + prompt + response joined as they are,

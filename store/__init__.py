@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .catalog import read_catalog
     from .coordinates import text_coords
     from .environment import describe_environment
+    from .heads import split_heads
     from .importing import PreparedImport, import_run, prepare_import
     from .layout import rows_per_block
     from .notes import finite_texts
@@ -51,6 +52,7 @@ __all__ = [
     "read_catalog",
     "rows_per_block",
     "rows_within_memory",
+    "split_heads",
     "text_coords",
     "verify_run",
     "write_card",
@@ -81,6 +83,7 @@ _MODULES = {
     "read_catalog": "catalog",
     "rows_per_block": "layout",
     "rows_within_memory": "tokens",
+    "split_heads": "heads",
     "text_coords": "coordinates",
     "verify_run": "verification",
     "write_card": "card",

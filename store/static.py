@@ -19,14 +19,15 @@ _NUMBERS = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float32", "float64",
 }  # fmt: skip
-_DIMENSIONS = {"hidden", "token", "text_edge", "token_text", "token_position", "token_layer"}
+_DIMENSIONS = {
+    "hidden", "head_hidden", "head", "head_dim", "token", "text_edge", "token_text",
+    "token_position", "token_layer",
+}  # fmt: skip
 
 
 def check_plan(plan: RunPlan) -> None:
     """Raise InvalidInputError where the parts of ``plan`` contradict each other."""
-    sizes = {"text": plan.n_texts, "layer": len(plan.layers), "hidden": plan.model.hidden_size}
-    if plan.token_axis is not None:
-        sizes |= {"token": plan.token_axis.n_rows, "token_layer": len(plan.token_axis.layers)}
+    sizes = plan.sizes
     names = [spec.name for spec in plan.arrays]
     if not names or len(set(names)) != len(names):
         msg = f"run {plan.run!r}: expected arrays with distinct names, got {names}"

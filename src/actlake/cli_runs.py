@@ -37,7 +37,7 @@ _out_option = click.option(
 @click.option("--revision", help="Revision of a hub model.")
 @click.option("--layers", help="Block indices such as 0,4,8-12.  [default: all]")
 @click.option("--pools", help="Pools.  [default: mean_response,last_prompt,last_response]")
-@click.option("--sites", help="Such as attn_out,resid_mid,mlp_out.  [default: resid_post]")
+@click.option("--sites", help="Such as attn_out,resid_mid,attn_heads.  [default: resid_post]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--render", help="auto, chat or plain.  [default: auto]")
 @click.option("--max-tokens", type=int, help="Longest text.  [default: 4096]")
