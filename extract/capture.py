@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -105,19 +106,19 @@ class PooledCapture:
             for handle in handles:
                 handle.remove()
 
-    def run(self, network: nn.Module, inputs: dict[str, torch.Tensor], masks: PoolMasks) -> None:
+    def run(self, network: nn.Module, inputs: Mapping[str, Any], masks: PoolMasks) -> None:
         """Run one batch through ``network``; the pools are then in :meth:`take`."""
         self._values.clear()
         self._masks = masks
         try:
-            network(**inputs, use_cache=False)
+            network(**inputs)
         except _LastLayerReached:
             pass
         finally:
             self._masks = None
 
     def nonfinite_tokens(
-        self, network: nn.Module, inputs: dict[str, torch.Tensor], *, site: str, layer: int
+        self, network: nn.Module, inputs: Mapping[str, Any], *, site: str, layer: int
     ) -> torch.Tensor:
         """Return where ``site`` of ``layer`` is NaN or infinite, (batch, token) bool; pool nothing.
 
@@ -127,7 +128,7 @@ class PooledCapture:
         tap = find_taps(self._blocks[layer])[site]
         handle = tap.attach(lambda hidden: seen.append(~torch.isfinite(hidden).all(dim=-1)))
         try:
-            network(**inputs, use_cache=False)
+            network(**inputs)
         except _LastLayerReached:
             pass
         finally:

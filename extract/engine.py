@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -36,7 +36,7 @@ class LocatesNonfinite(Protocol):
 
 
 class TransformersEngine:
-    """Runs any transformers decoder whose blocks are a ``ModuleList``."""
+    """Runs any transformers decoder or encoder whose blocks are a ``ModuleList``."""
 
     def __init__(
         self,
@@ -50,7 +50,8 @@ class TransformersEngine:
         self._network = loaded.backbone
         self._device = loaded.device
         self._pad_id = loaded.tokenizer.pad_token_id or 0
-        self._bos_id = loaded.tokenizer.bos_token_id
+        self._bos_id = loaded.first_id
+        self._is_encoder = loaded.is_encoder
         blocks = find_blocks(self._network)
         check_sites(self._network, blocks, sites=sites)
         self._capture = PooledCapture(blocks, sites=sites, layers=layers, pools=pools)
@@ -110,11 +111,14 @@ class TransformersEngine:
         found = bad.nonzero()
         return int(found[0]) if len(found) else None
 
-    def _inputs(self, rows: Sequence[TokenRow]) -> tuple[dict[str, torch.Tensor], PoolMasks]:
+    def _inputs(self, rows: Sequence[TokenRow]) -> tuple[dict[str, Any], PoolMasks]:
         ids, attended, masks = pad_rows(rows, pad_id=self._pad_id, bos_id=self._bos_id)
-        positions = torch.arange(ids.shape[1]).expand(len(rows), -1)
-        inputs = {"input_ids": ids, "attention_mask": attended, "position_ids": positions}
-        return {name: value.to(self._device) for name, value in inputs.items()}, masks
+        given = {"input_ids": ids, "attention_mask": attended}
+        if not self._is_encoder:
+            given["position_ids"] = torch.arange(ids.shape[1]).expand(len(rows), -1)
+        inputs: dict[str, Any] = {name: value.to(self._device) for name, value in given.items()}
+        # Encoders have no cache, and some count positions from elsewhere than 0 (RoBERTa from 2).
+        return (inputs if self._is_encoder else {**inputs, "use_cache": False}), masks
 
 
 def pad_rows(
@@ -127,7 +131,7 @@ def pad_rows(
     response, ordinary, prompt, bos = (torch.zeros(shape, dtype=torch.bool) for _ in range(4))
     positions = {
         pool: torch.zeros(len(rows), dtype=torch.long)
-        for pool in ("last_prompt", "first_response", "last_response")
+        for pool in ("last_prompt", "first_response", "last_response", "first_token")
     }
     for i, row in enumerate(rows):
         n = row.n_tokens

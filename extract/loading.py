@@ -13,7 +13,16 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+)
 
 from ..models import organism_path
 from ..schemas import (
@@ -62,6 +71,14 @@ class LoadedModel:
     device: torch.device
     model: nn.Module | None = None
     heads: tuple[int, int] | None = None  # how many, values of each; where they can be told
+    is_encoder: bool = False  # every token sees every other one
+
+    @property
+    def first_id(self) -> int | None:
+        """The id that texts begin with: the BOS, of an encoder [CLS]."""
+        names = ("cls_token_id", "bos_token_id") if self.is_encoder else ("bos_token_id",)
+        found = (getattr(self.tokenizer, name, None) for name in names)
+        return next((int(token) for token in found if token is not None), None)
 
     @property
     def backbone(self) -> nn.Module:
@@ -119,6 +136,8 @@ def load_model(
 ) -> LoadedModel:
     """Return a model in evaluation mode with its tokenizer.
 
+    Decoders and encoders; of a model with both (T5) the encoder.
+
     Parameters
     ----------
     model
@@ -135,7 +154,8 @@ def load_model(
     weights
         False reads the config and the tokenizer only: enough to plan a run.
     head
-        Whether to load the language-model head, which extraction does not run.
+        Whether to load the language-model head, which extraction does not run; encoders are
+        loaded without.
 
     Raises
     ------
@@ -155,7 +175,10 @@ def load_model(
         attention = attn_implementation or (
             "eager" if getattr(text_config, "attn_logit_softcapping", None) else None
         )
-        auto = AutoModelForCausalLM if head else AutoModel
+        is_encoder = _is_encoder(config)
+        auto = AutoModelForCausalLM if head and not is_encoder else AutoModel
+        if _has_own_encoder(config):
+            auto = AutoModelForTextEncoding  # the encoder alone
         if weights:
             network = auto.from_pretrained(
                 source.location,
@@ -187,10 +210,11 @@ def load_model(
         info=info,
         tokenizer=tokenizer,
         tokenizer_info=_tokenizer_info(tokenizer),
-        max_positions=getattr(text_config, "max_position_embeddings", None),
+        max_positions=_max_positions(text_config, backbone),
         device=target,
         model=network if weights else None,
         heads=find_heads(backbone, blocks),
+        is_encoder=is_encoder,
     )
 
 
@@ -212,6 +236,37 @@ def _pick_dtype(dtype: str, config: Any) -> torch.dtype:  # configs have no type
     if isinstance(found, str):
         found = getattr(torch, found)
     return found if isinstance(found, torch.dtype) else torch.float32
+
+
+def _is_encoder(config: Any) -> bool:  # noqa: ANN401
+    """Return whether every token sees every other one; ``check_model`` tests it."""
+    if _has_own_encoder(config):
+        return True
+    if getattr(config.get_text_config(), "use_bidirectional_attention", False):
+        return True
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+
+
+def _has_own_encoder(config: Any) -> bool:  # noqa: ANN401
+    """Return whether the encoder is a class of its own (T5's, whatever its config says of it)."""
+    kind = type(config)
+    encodes = kind in MODEL_FOR_TEXT_ENCODING_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+    return config.is_encoder_decoder or (encodes and kind not in MODEL_FOR_CAUSAL_LM_MAPPING)
+
+
+def _max_positions(config: Any, backbone: nn.Module) -> int | None:  # noqa: ANN401
+    """Return the most tokens that have a position, None where there is no limit."""
+    most = getattr(config, "max_position_embeddings", None)
+    if most is None:
+        return None
+    for name, module in backbone.named_modules():
+        # RoBERTa and its like begin behind the padding's index.
+        if (
+            name.endswith("position_embeddings")
+            and getattr(module, "padding_idx", None) is not None
+        ):
+            return int(most) - int(module.padding_idx) - 1
+    return int(most)
 
 
 def _quantization(config: Any) -> str | None:  # noqa: ANN401

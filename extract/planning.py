@@ -94,7 +94,8 @@ def prepare_run(
     Raises
     ------
     InvalidInputError
-        If the texts do not fit the model, or a layer does not exist.
+        If the texts do not fit the model, a layer does not exist, or an encoder is asked for
+        prompts and responses.
     """
     info = loaded.info
     layers = (
@@ -103,6 +104,8 @@ def prepare_run(
     if layers[-1] >= info.n_layers:
         msg = f"layer {layers[-1]} does not exist: {info.name} has layers 0 to {info.n_layers - 1}"
         raise InvalidInputError(msg)
+    if loaded.is_encoder:
+        _check_encoder(texts, info.name, capture)
     rows = render_texts(
         order_texts(texts), loaded.tokenizer, spec=capture, max_positions=loaded.max_positions
     )
@@ -155,6 +158,35 @@ def prepare_run(
         seed=extract.seed,
     )
     return PreparedRun(plan, rows, _coords(rows, layers), _token_data(rows))
+
+
+# In an encoder every token sees every other one: a prompt would have read its response.
+_ENCODER_POOLS = ("mean_all", "mean_all_with_bos", "first_token", "max_abs")
+
+
+def _check_encoder(texts: Sequence[Text], model: str, capture: CaptureSpec) -> None:
+    """Raise InvalidInputError where something is asked for that only decoders have."""
+    of_turns = [pool for pool in capture.pools if pool not in _ENCODER_POOLS]
+    if of_turns:
+        msg = (
+            f"{model} is an encoder: its tokens see the whole text, so there is no "
+            f"{of_turns[0]}; ask for {', '.join(_ENCODER_POOLS)} (--pools mean_all,first_token)"
+        )
+        raise InvalidInputError(msg)
+    if capture.render == "chat":
+        msg = f"{model} is an encoder, which has no chat template; use render = 'plain'"
+        raise InvalidInputError(msg)
+    split = [
+        text.id
+        for text in texts
+        if (text.prompt, text.system, text.messages) != (None, None, None) or text.response_start
+    ]
+    if split:
+        msg = (
+            f"{model} is an encoder, which reads plain texts, but {len(split)} of {len(texts)} "
+            f"have a prompt or turns, the first is {split[0]!r}; put the whole text into response"
+        )
+        raise InvalidInputError(msg)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ Pool = Literal[
     "first_response",
     "last_response",
     "last_prompt",
+    "first_token",
     "max_abs",
 ]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -30,14 +31,17 @@ MAX_LAYERS = 4096  # of any model; a record that names more is none
 class CaptureSpec(Record):
     """The part of a run that decides which numbers are stored.
 
-    ``attn_heads`` is what the heads give before the output projection, one after another.
+    ``attn_heads`` is what the heads give before the output projection, one after another. In
+    models that normalise after each sublayer, such as BERT, the stream is what the norms give:
+    ``resid_mid`` is norm(``resid_pre`` + ``attn_out``), ``resid_post`` norm(``resid_mid`` +
+    ``mlp_out``).
     ``layers`` are block indices from 0; ``resid_post`` of layer L is the output of block L,
     before any final norm. ``render`` decides how a text becomes tokens: ``chat`` through the
     tokenizer's chat template, ``plain`` as system + prompt + response joined as they are,
     ``auto`` as chat where the tokenizer has a template and the text has a prompt.
     Special tokens (BOS, turn markers, EOS) stay out of every mean and of ``max_abs``, the largest
     magnitude of each coordinate; the pools ``_with_bos`` let the BOS in, to replicate studies
-    that did.
+    that did. ``first_token`` is the first token whatever it is: an encoder's [CLS], the BOS.
     """
 
     encoding_type: ClassVar[str] = "actlake-capture"

@@ -111,6 +111,7 @@ def test_every_pool_is_what_its_name_says(name):
                 "first_response": tokens[row.n_prompt],
                 "last_response": tokens[-1],
                 "last_prompt": tokens[row.n_prompt - 1],
+                "first_token": tokens[0],
                 "max_abs": np.abs(tokens[~bos]).max(axis=0),
                 "norm": np.linalg.norm(tokens[~bos], axis=1).mean(),
                 "norm_with_bos": np.linalg.norm(tokens, axis=1).mean(),
