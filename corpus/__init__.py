@@ -4,6 +4,7 @@ from .bundled import bundled_corpus, bundled_names
 from .texts import (
     check_texts,
     corpus_info,
+    mark_spans,
     pair_texts,
     read_jsonl,
     texts_digest,
@@ -15,6 +16,7 @@ __all__ = [
     "bundled_names",
     "check_texts",
     "corpus_info",
+    "mark_spans",
     "pair_texts",
     "read_jsonl",
     "texts_digest",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,15 @@ from ..schemas import (
     texts_digest,
 )
 
-__all__ = ["check_texts", "corpus_info", "pair_texts", "read_jsonl", "texts_digest", "write_jsonl"]
+__all__ = [
+    "check_texts",
+    "corpus_info",
+    "mark_spans",
+    "pair_texts",
+    "read_jsonl",
+    "texts_digest",
+    "write_jsonl",
+]
 
 
 def read_jsonl(path: str | Path, *, arms: ArmNames | None = None) -> list[Text]:
@@ -222,6 +231,30 @@ def corpus_info(
             "provenance": provenance,
         }
     )
+
+
+def mark_spans(texts: Iterable[Text], *, name: str, pattern: str | re.Pattern[str]) -> list[Text]:
+    """Return the texts with every match of ``pattern`` in a response as their spans ``name``.
+
+    Texts without a match, or whose matches are empty, stay as they are.
+
+    Raises
+    ------
+    InvalidInputError
+        If ``name`` cannot name spans or ``pattern`` is no regular expression.
+    """
+    try:
+        found = re.compile(pattern)
+    except re.error as err:
+        msg = f"{pattern!r} is no regular expression: {err}"
+        raise InvalidInputError(msg) from err
+    marked = []
+    for text in texts:
+        spans = [m.span() for m in found.finditer(text.response) if m.end() > m.start()]
+        row = text.to_dict()
+        row["spans"] = {**(row.get("spans") or {}), name: spans}
+        marked.append(Text.parse(row, where=f"text {text.id!r}") if spans else text)
+    return marked
 
 
 def write_jsonl(texts: Iterable[Text], path: str | Path) -> None:

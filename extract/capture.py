@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..schemas import InvalidInputError, array_name
+from ..schemas import InvalidInputError, array_name, span_of
 from .sites import find_taps
 
 __all__ = ["PoolMasks", "PooledCapture"]
@@ -30,7 +30,8 @@ class PoolMasks:
 
     ``response``, ``prompt`` and ``ordinary`` (batch, token) bool mark the tokens of the response,
     of the prompt, and all, without special tokens and padding; ``bos`` the BOS. ``positions``
-    holds those of the pools of one token by name, (batch,) int64.
+    holds those of the pools of one token by name, (batch,) int64; ``spans`` a mask for each name
+    of spans.
     """
 
     response: torch.Tensor
@@ -38,6 +39,7 @@ class PoolMasks:
     ordinary: torch.Tensor
     bos: torch.Tensor
     positions: Mapping[str, torch.Tensor]
+    spans: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> PoolMasks:
         """Return the masks on a device: once per batch, not once per hook."""
@@ -48,10 +50,14 @@ class PoolMasks:
             self.ordinary.to(device),
             self.bos.to(device),
             positions,
+            {name: mask.to(device) for name, mask in self.spans.items()},
         )
 
     def tokens(self, pool: str) -> torch.Tensor:
         """Return the mask (batch, token) that a pool of many tokens is taken over."""
+        span = span_of(pool)
+        if span is not None:
+            return self.spans[span]
         masks = {
             "mean_response": self.response,
             "mean_prompt": self.prompt,

@@ -133,8 +133,11 @@ def pad_rows(
         pool: torch.zeros(len(rows), dtype=torch.long)
         for pool in ("last_prompt", "first_response", "last_response", "first_token")
     }
+    spans = {name: torch.zeros(shape, dtype=torch.bool) for row in rows for name in row.spans}
     for i, row in enumerate(rows):
         n = row.n_tokens
+        for name, mask in row.spans.items():
+            spans[name][i, :n] = torch.from_numpy(mask)
         ids[i, :n] = torch.from_numpy(row.ids)
         attended[i, :n] = 1
         response[i, :n] = torch.from_numpy(row.response)
@@ -145,4 +148,4 @@ def pad_rows(
         positions["last_prompt"][i] = max(row.n_prompt - 1, 0)
         positions["first_response"][i] = int(where[0])
         positions["last_response"][i] = int(where[-1])
-    return ids, attended, PoolMasks(response, prompt, ordinary, bos, positions)
+    return ids, attended, PoolMasks(response, prompt, ordinary, bos, positions, spans)

@@ -21,6 +21,7 @@ from ..schemas import (
     canonical_json,
     norm_name,
     parse_size,
+    span_of,
     texts_digest,
 )
 from ..store import rows_per_block, text_coords
@@ -166,7 +167,7 @@ _ENCODER_POOLS = ("mean_all", "mean_all_with_bos", "first_token", "max_abs")
 
 def _check_encoder(texts: Sequence[Text], model: str, capture: CaptureSpec) -> None:
     """Raise InvalidInputError where something is asked for that only decoders have."""
-    of_turns = [pool for pool in capture.pools if pool not in _ENCODER_POOLS]
+    of_turns = [p for p in capture.pools if p not in _ENCODER_POOLS and span_of(p) is None]
     if of_turns:
         msg = (
             f"{model} is an encoder: its tokens see the whole text, so there is no "
@@ -236,6 +237,9 @@ def _mask_of(pool: str) -> str:
         "mean_all_with_bos": WITH_BOS,
         "max_abs": ORDINARY,
     }
+    span = span_of(pool)
+    if span is not None:
+        return f"response tokens that overlap the spans {span!r} of the text"
     return words.get(pool, f"one token: {pool}")
 
 
@@ -247,6 +251,8 @@ def _rows_digest(rows: Sequence[TokenRow]) -> str:
         digest.update(canonical_json(head).encode())
         digest.update(row.ids.astype("<i4").tobytes())
         digest.update(np.packbits(row.response).tobytes())
+        for name in sorted(row.spans):
+            digest.update(canonical_json(name).encode() + np.packbits(row.spans[name]).tobytes())
     return "sha256:" + digest.hexdigest()
 
 

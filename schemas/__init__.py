@@ -1,7 +1,17 @@
 """The typed records of everything that actlake writes or is configured with."""
 
 from .base import Record, canonical_json, digest_json, near_names
-from .capture import CaptureSpec, Dtype, Pool, Rendering, Site, array_name, norm_name
+from .capture import (
+    CaptureSpec,
+    Dtype,
+    Pool,
+    Rendering,
+    Site,
+    SpanPool,
+    array_name,
+    norm_name,
+    span_of,
+)
 from .catalog import Catalog, CatalogRun
 from .claim import BlockClaim, BlockDecision
 from .errors import (
@@ -92,6 +102,7 @@ __all__ = [
     "RunPlan",
     "Seal",
     "Site",
+    "SpanPool",
     "Split",
     "SteerSpec",
     "SteeringRow",
@@ -113,5 +124,6 @@ __all__ = [
     "near_names",
     "norm_name",
     "parse_size",
+    "span_of",
     "texts_digest",
 ]

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from .base import Record
 
-__all__ = ["CaptureSpec", "Dtype", "Pool", "Rendering", "Site", "array_name", "norm_name"]
+__all__ = [
+    "CaptureSpec",
+    "Dtype",
+    "Pool",
+    "Rendering",
+    "Site",
+    "SpanPool",
+    "array_name",
+    "norm_name",
+    "span_of",
+]
 
 Site = Literal["resid_pre", "attn_heads", "attn_out", "resid_mid", "mlp_out", "resid_post"]
 Pool = Literal[
@@ -23,6 +33,7 @@ Pool = Literal[
     "first_token",
     "max_abs",
 ]
+SpanPool = Annotated[str, StringConstraints(pattern=r"^mean_span:[a-z][a-z0-9_]{0,39}$")]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Rendering = Literal["auto", "chat", "plain"]
 MAX_LAYERS = 4096  # of any model; a record that names more is none
@@ -41,7 +52,9 @@ class CaptureSpec(Record):
     ``auto`` as chat where the tokenizer has a template and the text has a prompt.
     Special tokens (BOS, turn markers, EOS) stay out of every mean and of ``max_abs``, the largest
     magnitude of each coordinate; the pools ``_with_bos`` let the BOS in, to replicate studies
-    that did. ``first_token`` is the first token whatever it is: an encoder's [CLS], the BOS.
+    that did. ``mean_span:NAME`` is the mean over the tokens that overlap the spans NAME of each
+    text, which every text must have. ``first_token`` is the first token whatever it is: an
+    encoder's [CLS], the BOS.
     """
 
     encoding_type: ClassVar[str] = "actlake-capture"
@@ -51,7 +64,7 @@ class CaptureSpec(Record):
         Literal["all"]
         | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=MAX_LAYERS)]
     ) = "all"
-    pools: Annotated[tuple[Pool, ...], Field(min_length=1)] = (
+    pools: Annotated[tuple[Pool | SpanPool, ...], Field(min_length=1)] = (
         "mean_response",
         "last_prompt",
         "last_response",
@@ -75,7 +88,12 @@ class CaptureSpec(Record):
 
 def array_name(site: str, pool: str) -> str:
     """Return the name of the array that holds ``pool`` of ``site``."""
-    return f"{site}_{pool}"
+    return f"{site}_{pool.replace(':', '_')}"
+
+
+def span_of(pool: str) -> str | None:
+    """Return NAME of the pool ``mean_span:NAME``, None of any other."""
+    return pool.removeprefix("mean_span:") if pool.startswith("mean_span:") else None
 
 
 def norm_name(site: str, *, with_bos: bool = False) -> str:

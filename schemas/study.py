@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from .base import Record
-from .capture import CaptureSpec, Pool
+from .capture import CaptureSpec, Pool, SpanPool
 from .errors import InvalidInputError
 from .run import RunId
 from .sizes import parse_size
@@ -85,7 +85,7 @@ class ProbeSpec(Record):
     """Probes per layer under leave-one-scenario-out."""
 
     methods: Annotated[tuple[ProbeMethod, ...], Field(min_length=1)] = ("diff_means", "logistic")
-    pools: tuple[Pool, ...] | None = None  # None: every pool of the run
+    pools: tuple[Pool | SpanPool, ...] | None = None  # None: every pool of the run
     max_folds: Annotated[int, Field(ge=2)] = 100
     c_grid: tuple[Annotated[float, Field(gt=0)], ...] = (1e-4, 1e-2, 1.0, 1e2)
     n_bootstrap: Annotated[int, Field(ge=0)] = 1000

@@ -36,7 +36,10 @@ _out_option = click.option(
 @click.option("--run", help="Name of the run.  [default: the model's name]")
 @click.option("--revision", help="Revision of a hub model.")
 @click.option("--layers", help="Block indices such as 0,4,8-12.  [default: all]")
-@click.option("--pools", help="Pools.  [default: mean_response,last_prompt,last_response]")
+@click.option(
+    "--pools",
+    help="Such as max_abs,mean_span:NAME.  [default: mean_response,last_prompt,last_response]",
+)
 @click.option("--sites", help="Such as attn_out,resid_mid,attn_heads.  [default: resid_post]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--render", help="auto, chat or plain.  [default: auto]")
