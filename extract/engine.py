@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,7 +22,11 @@ class Engine(Protocol):
     """One method: run a batch of rows and return its arrays."""
 
     def forward(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
-        """Return ``<site>_<pool>`` (batch, layer, hidden) and both norms (batch, layer)."""
+        """Return ``<site>_<pool>`` (batch, layer, hidden) and both norms (batch, layer).
+
+        Where the plan has token arrays, ``<site>_tokens`` (token, token_layer, hidden) too: the
+        tokens of ``rows`` one after another, in the model's own type.
+        """
         ...
 
 
@@ -45,6 +49,7 @@ class TransformersEngine:
         sites: Sequence[str],
         layers: Sequence[int],
         pools: Sequence[str],
+        tokens: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.n_halved = 0  # batches that ran in halves for want of memory
         self._network = loaded.backbone
@@ -54,7 +59,9 @@ class TransformersEngine:
         self._is_encoder = loaded.is_encoder
         blocks = find_blocks(self._network)
         check_sites(self._network, blocks, sites=sites)
-        self._capture = PooledCapture(blocks, sites=sites, layers=layers, pools=pools)
+        self._capture = PooledCapture(
+            blocks, sites=sites, layers=layers, pools=pools, tokens=tokens
+        )
 
     @contextmanager
     def ready(self) -> Iterator[TransformersEngine]:
@@ -148,4 +155,10 @@ def pad_rows(
         positions["last_prompt"][i] = max(row.n_prompt - 1, 0)
         positions["first_response"][i] = int(where[0])
         positions["last_response"][i] = int(where[-1])
-    return ids, attended, PoolMasks(response, prompt, ordinary, bos, positions, spans)
+    return (
+        ids,
+        attended,
+        PoolMasks(
+            response, prompt, ordinary, bos, positions, spans, attended.flatten().nonzero()[:, 0]
+        ),
+    )

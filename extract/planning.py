@@ -24,7 +24,7 @@ from ..schemas import (
     span_of,
     texts_digest,
 )
-from ..store import rows_per_block, text_coords
+from ..store import plan_token_axis, rows_per_block, rows_within_memory, text_coords
 from .batching import order_texts, pack_batches
 from .loading import LoadedModel
 from .rendering import TokenRow, render_texts
@@ -33,6 +33,7 @@ __all__ = ["TOKEN_MASK", "PreparedRun", "prepare_run"]
 
 TOKEN_MASK = "response tokens without special tokens"  # not a password
 ORDINARY = "all tokens without special tokens"
+EVERY = "all tokens, special ones too"
 WITH_BOS = "all tokens without special tokens, and the BOS"
 
 
@@ -44,6 +45,12 @@ class PreparedRun:
     rows: list[TokenRow]
     coords: dict[str, np.ndarray]
     token_data: dict[str, np.ndarray]
+
+    @property
+    def token_layers(self) -> dict[str, tuple[int, ...]]:
+        """The layers whose tokens are stored, by site."""
+        axis, tokens = self.plan.token_axis, self.plan.capture.tokens
+        return {} if axis is None or tokens is None else dict.fromkeys(tokens.sites, axis.layers)
 
     def batches(self, block: int) -> list[list[int]]:
         """Return the batches of ``block`` as lists of row numbers."""
@@ -57,7 +64,7 @@ class PreparedRun:
 
         ``bytes`` are uncompressed; ``padding`` is the share of computed positions that are pads.
         """
-        plan = self.plan
+        plan, axis = self.plan, self.plan.token_axis
         batches = [b for block in range(plan.n_blocks) for b in self.batches(block)]
         computed = sum(len(b) * max(self.rows[i].n_tokens for i in b) for b in batches)
         sizes = {
@@ -70,6 +77,7 @@ class PreparedRun:
             "tokens": plan.n_tokens,
             "layers": len(plan.layers),
             "hidden": plan.model.hidden_size,
+            **({} if axis is None else {"token_layers": len(axis.layers)}),
             "blocks": plan.n_blocks,
             "rows_per_block": plan.rows_per_block,
             "batches": len(batches),
@@ -141,6 +149,32 @@ def prepare_run(
             n, max(width.size for width in widths.values()), chunk_bytes=parse_size(size)
         )
     )
+    lengths = [row.n_tokens for row in rows]
+    axis = None
+    if capture.tokens is not None:
+        token_layers = layers if capture.tokens.layers == "all" else sorted(capture.tokens.layers)
+        sizes = [widths[site].size for site in capture.tokens.sites]
+        if not isinstance(size, int):
+            most = rows_within_memory(lengths, token_bytes=4 * sum(sizes) * len(token_layers))
+            per_block = min(per_block, most)
+        per_block = min(per_block, n)
+        axis = plan_token_axis(
+            lengths,
+            layers=token_layers,
+            hidden=max(sizes),
+            rows_per_block=per_block,
+            **({} if isinstance(size, int) else {"chunk_bytes": parse_size(size)}),
+        )
+        arrays += [
+            ArraySpec(
+                name=array_name(site, "tokens"),
+                dims=("token", "token_layer", widths[site].dim),
+                shape=(axis.n_rows, len(axis.layers), widths[site].size),
+                dtype=_stored_as("tokens", extract, info),
+                attrs={"site": site, "pool": "tokens", "token_mask": EVERY, **widths[site].attrs},
+            )
+            for site in capture.tokens.sites
+        ]
     plan = RunPlan(
         run=run,
         corpus=corpus,
@@ -150,15 +184,17 @@ def prepare_run(
         capture=capture,
         layers=layers,
         n_texts=n,
-        n_tokens=sum(row.n_tokens for row in rows),
+        n_tokens=sum(lengths),
         rows_digest=_rows_digest(rows),
         rows_per_block=min(per_block, n),
         batch_tokens=extract.batch_tokens,
         codec="crc32c" if extract.codec == "none" else "blosc-zstd-1-shuffle+crc32c",
         arrays=tuple(arrays),
         seed=extract.seed,
+        token_axis=axis,
     )
-    return PreparedRun(plan, rows, _coords(rows, layers), _token_data(rows))
+    token_data = _token_data(rows) | ({} if axis is None else _token_masks(rows))
+    return PreparedRun(plan, rows, _coords(rows, layers), token_data)
 
 
 # In an encoder every token sees every other one: a prompt would have read its response.
@@ -268,6 +304,14 @@ def _coords(rows: Sequence[TokenRow], layers: Sequence[int]) -> dict[str, np.nda
         **text_coords([row.text for row in rows]),
         **{name: np.array(values, dtype=np.int32) for name, values in counts.items()},
         "layer": np.array(layers, dtype=np.int32),
+    }
+
+
+def _token_masks(rows: Sequence[TokenRow]) -> dict[str, np.ndarray]:
+    """Return which of all tokens are of a response, and which are special, (token,) bool."""
+    return {
+        "token_response": np.concatenate([row.response for row in rows]),
+        "token_special": np.concatenate([row.special for row in rows]),
     }
 
 

@@ -142,7 +142,11 @@ def extract_run(
             raise InvalidInputError(msg)
         torch.manual_seed(extract.seed)
         engine = TransformersEngine(
-            loaded, sites=capture.sites, layers=prepared.plan.layers, pools=capture.pools
+            loaded,
+            sites=capture.sites,
+            layers=prepared.plan.layers,
+            pools=capture.pools,
+            tokens=prepared.token_layers,
         )
         with (
             engine.ready(),

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from .base import Record
 
@@ -15,6 +21,7 @@ __all__ = [
     "Rendering",
     "Site",
     "SpanPool",
+    "TokenCapture",
     "array_name",
     "norm_name",
     "span_of",
@@ -39,6 +46,38 @@ Rendering = Literal["auto", "chat", "plain"]
 MAX_LAYERS = 4096  # of any model; a record that names more is none
 
 
+Layers = (
+    Literal["all"]
+    | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=MAX_LAYERS)]
+)
+
+
+class TokenCapture(Record):
+    """Which sites and layers are stored token by token, beside their pools.
+
+    All tokens of a text are, prompt, response and special ones; coordinates over ``token`` say
+    which is which. Sites and layers are some of those of the capture.
+    """
+
+    sites: Annotated[tuple[Site, ...], Field(min_length=1)] = ("resid_post",)
+    layers: Layers = "all"
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        _check_distinct({"tokens.sites": self.sites, "tokens.layers": self.layers})
+        return self
+
+
+def _check_distinct(lists: dict[str, Any]) -> None:
+    for name, values in lists.items():
+        if values != "all" and len(set(values)) != len(values):
+            msg = f"{name} names something twice: {list(values)}"
+            raise ValueError(msg)
+        if values != "all" and not values:
+            msg = f"{name} is empty: name at least one, or 'all'"
+            raise ValueError(msg)
+
+
 class CaptureSpec(Record):
     """The part of a run that decides which numbers are stored.
 
@@ -60,10 +99,7 @@ class CaptureSpec(Record):
     encoding_type: ClassVar[str] = "actlake-capture"
 
     sites: Annotated[tuple[Site, ...], Field(min_length=1)] = ("resid_post",)
-    layers: (
-        Literal["all"]
-        | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=MAX_LAYERS)]
-    ) = "all"
+    layers: Layers = "all"
     pools: Annotated[tuple[Pool | SpanPool, ...], Field(min_length=1)] = (
         "mean_response",
         "last_prompt",
@@ -73,17 +109,30 @@ class CaptureSpec(Record):
     render: Rendering = "auto"
     max_tokens: Annotated[int, Field(ge=1)] = 4096
     truncate: bool = False
+    tokens: TokenCapture | None = None  # not written where there is none: plan ids stay
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        for name, values in (("sites", self.sites), ("pools", self.pools), ("layers", self.layers)):
-            if values != "all" and len(set(values)) != len(values):
-                msg = f"{name} names something twice: {list(values)}"
-                raise ValueError(msg)
-        if self.layers != "all" and not self.layers:
-            msg = "layers is empty: name at least one, or 'all'"
+        _check_distinct({"sites": self.sites, "pools": self.pools, "layers": self.layers})
+        if self.tokens is None:
+            return self
+        other = [site for site in self.tokens.sites if site not in self.sites]
+        if other:
+            msg = f"tokens.sites names {other[0]!r}, which sites does not: {list(self.sites)}"
             raise ValueError(msg)
+        if self.layers != "all" and self.tokens.layers != "all":
+            beyond = sorted(set(self.tokens.layers) - set(self.layers))
+            if beyond:
+                msg = f"tokens.layers names {beyond}, which layers does not"
+                raise ValueError(msg)
         return self
+
+    @model_serializer(mode="wrap")
+    def _shortest(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if found.get("tokens") is None:
+            found.pop("tokens", None)
+        return found
 
 
 def array_name(site: str, pool: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .aligned import open_runs
     from .block_claims import BlockClaimedError
+    from .blocks import block_bytes
     from .card import write_card
     from .catalog import read_catalog
     from .coordinates import text_coords
@@ -37,6 +38,7 @@ __all__ = [
     "Transfer",
     "VerifyReport",
     "apply_repair",
+    "block_bytes",
     "create_store",
     "describe_environment",
     "finite_texts",
@@ -68,6 +70,7 @@ _MODULES = {
     "Transfer": "transfer",
     "VerifyReport": "verification",
     "apply_repair": "repair",
+    "block_bytes": "blocks",
     "create_store": "store",
     "describe_environment": "environment",
     "finite_texts": "notes",

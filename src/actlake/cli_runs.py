@@ -41,6 +41,8 @@ _out_option = click.option(
     help="Such as max_abs,mean_span:NAME.  [default: mean_response,last_prompt,last_response]",
 )
 @click.option("--sites", help="Such as attn_out,resid_mid,attn_heads.  [default: resid_post]")
+@click.option("--tokens", help="Layers whose tokens are stored one by one, such as 12 or all.")
+@click.option("--token-sites", help="Sites of those tokens.  [default: resid_post]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--render", help="auto, chat or plain.  [default: auto]")
 @click.option("--max-tokens", type=int, help="Longest text.  [default: 4096]")
