@@ -28,6 +28,7 @@ from ..store import plan_token_axis, rows_per_block, rows_within_memory, text_co
 from .batching import order_texts, pack_batches
 from .loading import LoadedModel
 from .rendering import TokenRow, render_texts
+from .worker import Worker
 
 __all__ = ["TOKEN_MASK", "PreparedRun", "prepare_run"]
 
@@ -58,6 +59,24 @@ class PreparedRun:
         lengths = [row.n_tokens for row in self.rows[span]]
         packed = pack_batches(lengths, batch_tokens=self.plan.batch_tokens)
         return [[span.start + i for i in batch] for batch in packed]
+
+    def shards(self, count: int) -> list[dict[str, int | str | float]]:
+        """Return what each of ``count`` workers would do: blocks, texts, tokens and their share."""
+        plan, rows = self.plan, []
+        for index in range(1, count + 1):
+            worker = Worker(index, count)
+            spans = [plan.block_rows(block) for block in worker.blocks(range(plan.n_blocks))]
+            tokens = sum(row.n_tokens for span in spans for row in self.rows[span])
+            rows.append(
+                {
+                    "worker": f"{index}/{count}",
+                    "blocks": len(spans),
+                    "texts": sum(span.stop - span.start for span in spans),
+                    "tokens": tokens,
+                    "share": round(tokens / max(1, plan.n_tokens), 4),
+                }
+            )
+        return rows
 
     def summary(self) -> dict[str, Any]:
         """Return what the run will cost, as plain values.

@@ -17,7 +17,7 @@ from .environment import extraction_environment
 from .loading import load_model
 from .pipeline import Progress, stream_blocks
 from .planning import PreparedRun, prepare_run
-from .worker import Worker
+from .worker import Worker, local_device
 
 __all__ = ["ExtractResult", "extract_run", "plan_extraction"]
 
@@ -123,6 +123,7 @@ def extract_run(
         token_data=prepared.token_data,
     )
     share = worker or Worker()
+    device = local_device(extract.device, worker, n_devices=torch.cuda.device_count())
     pending = share.blocks(writer.pending_blocks())
     skips_claimed = worker is not None and store.info.create_only
     n_run = 0
@@ -131,7 +132,7 @@ def extract_run(
             model,
             revision=revision,
             dtype=capture.dtype,
-            device=extract.device,
+            device=device,
             attn_implementation=extract.attn_implementation,
         )
         if loaded.info != prepared.plan.model:

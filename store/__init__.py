@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .importing import PreparedImport, import_run, prepare_import
     from .layout import rows_per_block
     from .notes import finite_texts
+    from .progress import RunProgress, run_progress
     from .reader import open_run
     from .repair import RepairPlan, apply_repair, plan_repair
     from .store import Store, create_store, open_store
@@ -33,6 +34,7 @@ __all__ = [
     "Fault",
     "PreparedImport",
     "RepairPlan",
+    "RunProgress",
     "RunWriter",
     "Store",
     "Transfer",
@@ -54,6 +56,7 @@ __all__ = [
     "read_catalog",
     "rows_per_block",
     "rows_within_memory",
+    "run_progress",
     "split_heads",
     "text_coords",
     "verify_run",
@@ -65,6 +68,7 @@ _MODULES = {
     "Fault": "verification",
     "PreparedImport": "importing",
     "RepairPlan": "repair",
+    "RunProgress": "progress",
     "RunWriter": "writer",
     "Store": "store",
     "Transfer": "transfer",
@@ -85,6 +89,7 @@ _MODULES = {
     "push": "transfer",
     "read_catalog": "catalog",
     "rows_per_block": "layout",
+    "run_progress": "progress",
     "rows_within_memory": "tokens",
     "split_heads": "heads",
     "text_coords": "coordinates",
