@@ -50,7 +50,9 @@ class Speed:
         return self.seconds / 3600 * price_per_hour
 
 
-def memory_needed(prepared: PreparedRun, device: torch.device) -> dict[str, Memory]:
+def memory_needed(
+    prepared: PreparedRun, device: torch.device, *, is_spread: bool = False
+) -> dict[str, Memory]:
     """Return what a run needs on the host and on the device, beside what is free there.
 
     An estimate: weights, one block's intermediate tensors for the largest batch with its
@@ -72,6 +74,8 @@ def memory_needed(prepared: PreparedRun, device: torch.device) -> dict[str, Memo
     kept = sum(math.prod(spec.shape[1:]) for spec in plan.arrays if spec.is_tokens)
     model += itemsize * 2 * tokens * kept
     blocks += (itemsize * (TOKEN_BATCHES + 1) + 4) * tokens * kept
+    if is_spread:  # over all devices, then the host; what is left goes to the disk
+        return {"host": Memory(blocks, _free_host())}
     if device.type == "cuda":
         return {
             "host": Memory(blocks, _free_host()),
@@ -93,6 +97,8 @@ def check_memory(prepared: PreparedRun, needed: dict[str, Memory]) -> None:
             options.append(f"fewer token layers (now {len(plan.token_axis.layers)})")
         if plan.model.dtype == "float32":
             options.append("--dtype bfloat16")
+        if "device" in needed and not needed["device"].fits:
+            options.append("--device-map auto")
         msg = (
             f"{plan.model.name} does not fit ({'; '.join(short)}); try {', '.join(options)}, or a "
             "device with more memory"
@@ -152,7 +158,9 @@ def estimate_run(
     InvalidInputError
         If the run cannot fit into memory.
     """
-    needed = memory_needed(prepared, pick_device(extract.device))
+    needed = memory_needed(
+        prepared, pick_device(extract.device), is_spread=extract.device_map is not None
+    )
     check_memory(prepared, needed)
     value = prepared.summary()
     for place, memory in needed.items():
@@ -167,6 +175,7 @@ def estimate_run(
         dtype=plan.capture.dtype,
         device=extract.device,
         attn_implementation=extract.attn_implementation,
+        device_map=extract.device_map,
     )
     speed = measure_speed(prepared, loaded, max_seconds=probe_seconds)
     value["tokens_per_second"] = round(speed.tokens_per_second, 1)

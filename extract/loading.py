@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import importlib.util
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -27,6 +31,7 @@ from transformers import (
 from ..models import organism_path
 from ..schemas import (
     InvalidInputError,
+    MissingDependencyError,
     ModelInfo,
     NotFoundError,
     TokenizerInfo,
@@ -131,6 +136,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     attn_implementation: str | None = None,
+    device_map: str | Mapping[str, str | int] | None = None,
     weights: bool = True,
     head: bool = False,
 ) -> LoadedModel:
@@ -151,6 +157,9 @@ def load_model(
     attn_implementation
         None takes the library's default, but ``eager`` for models with soft-capped attention
         logits, which sdpa drops (ENGINES 18).
+    device_map
+        Spread a model that does not fit on one device: ``auto``, ``balanced``, ``sequential``, or
+        a device (``disk`` too) for each module; ``device`` then says nothing. None does not.
     weights
         False reads the config and the tokenizer only: enough to plan a run.
     head
@@ -163,9 +172,14 @@ def load_model(
         If the model is not there, or the hub cannot be reached.
     InvalidInputError
         If its files cannot be read, or it has no residual blocks that we can find.
+    MissingDependencyError
+        If ``device_map`` needs accelerate, or a quantised model the library of its method.
     """
     source = resolve_source(model, revision=revision)
     target = pick_device(device)
+    offload = mkdtemp(prefix="actlake-offload-") if device_map is not None else None
+    if offload is not None:
+        atexit.register(shutil.rmtree, offload, ignore_errors=True)
     with _quiet_transformers(), _explained(source):
         kwargs: dict[str, Any] = {"revision": source.revision} if source.path is None else {}
         config = AutoConfig.from_pretrained(source.location, **kwargs)
@@ -179,17 +193,28 @@ def load_model(
         auto = AutoModelForCausalLM if head and not is_encoder else AutoModel
         if _has_own_encoder(config):
             auto = AutoModelForTextEncoding  # the encoder alone
+        with torch.device("meta"):
+            network = auto.from_config(config, dtype=torch_dtype, attn_implementation=attention)
+        # Of the shapes: packed weights of a quantised model are fewer numbers.
+        n_parameters = sum(p.numel() for p in network.base_model.parameters())
         if weights:
+            places = device_map
+            if places is None and _quantization(config) is not None:
+                places = {"": str(target)}  # packed weights cannot be moved afterwards
+            if places is not None:
+                _need_accelerate()
             network = auto.from_pretrained(
                 source.location,
                 dtype=torch_dtype,
                 attn_implementation=attention,
                 use_safetensors=True,  # never unpickle what was downloaded
+                **({} if places is None else {"device_map": places, "offload_folder": offload}),
                 **kwargs,
-            ).to(target)
-        else:
-            with torch.device("meta"):
-                network = auto.from_config(config, dtype=torch_dtype, attn_implementation=attention)
+            )
+            if places is None:
+                network = network.to(target)
+            else:
+                target = _first_device(network, target)
     network.eval().requires_grad_(requires_grad=False)
     backbone = network.base_model
     blocks = find_blocks(backbone)
@@ -200,7 +225,7 @@ def load_model(
         architecture=(config.architectures or [type(network).__name__])[0],
         n_layers=len(blocks),
         hidden_size=text_config.hidden_size,
-        n_parameters=sum(p.numel() for p in backbone.parameters()),
+        n_parameters=n_parameters,
         dtype=str(torch_dtype).removeprefix("torch."),
         attn_implementation=backbone.config._attn_implementation,
         quantization=_quantization(config),
@@ -227,6 +252,20 @@ def pick_device(device: str) -> torch.device:
     except RuntimeError as err:
         msg = f"device {device!r} is unknown; expected auto, cpu, cuda, cuda:1, mps"
         raise InvalidInputError(msg) from err
+
+
+def _need_accelerate() -> None:
+    if importlib.util.find_spec("accelerate") is None:
+        msg = "a device map needs accelerate: pip install 'actlake[extract]'"
+        raise MissingDependencyError(msg)
+
+
+def _first_device(network: Any, otherwise: torch.device) -> torch.device:  # noqa: ANN401
+    """Return where a spread model takes its inputs: the device of its first module that has one."""
+    for place in getattr(network, "hf_device_map", {}).values():
+        if place not in {"disk", "cpu", "meta"}:
+            return torch.device("cuda", place) if isinstance(place, int) else torch.device(place)
+    return torch.device("cpu") if hasattr(network, "hf_device_map") else otherwise
 
 
 def _pick_dtype(dtype: str, config: Any) -> torch.dtype:  # configs have no type  # noqa: ANN401
@@ -329,6 +368,10 @@ def _explained(source: ModelSource) -> Iterator[None]:
     """Turn what transformers raises for a bad model into one line that says what to do."""
     try:
         yield
+    except ImportError as err:
+        reason = " ".join(str(err).split())
+        msg = f"{source.name}: its quantisation or its code needs a library: {reason}"
+        raise MissingDependencyError(msg) from err
     except OSError as err:
         reason = str(err).strip().splitlines()[0]
         if source.path is not None:

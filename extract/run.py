@@ -134,6 +134,7 @@ def extract_run(
             dtype=capture.dtype,
             device=device,
             attn_implementation=extract.attn_implementation,
+            device_map=extract.device_map,
         )
         if loaded.info != prepared.plan.model:
             msg = (

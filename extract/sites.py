@@ -232,7 +232,9 @@ def check_sites(network: nn.Module, blocks: Sequence[nn.Module], *, sites: Seque
 @torch.inference_mode()
 def proven_sites(network: nn.Module, blocks: Sequence[nn.Module]) -> list[str]:
     """Return the sites that hold in every block what they should, in the order of the stream."""
-    device = next(network.parameters()).device
+    # Weights that are kept on a disk are on no device until their module runs.
+    places = (p.device for p in network.parameters() if p.device.type != "meta")
+    device = next(places, torch.device("cpu"))
     with tapped(blocks) as seen:
         network(input_ids=torch.arange(1, 6, device=device)[None])
     there = set.intersection(

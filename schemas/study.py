@@ -58,7 +58,8 @@ class ExtractSpec(Record):
     out compression. ``bits16`` stores arrays of single positions as the 16-bit patterns of the
     model's own type; means stay float32. ``nonfinite`` says what becomes of NaN or infinity in
     an activation: ``stop`` ends the run and names text, layer and token; ``record`` stores the
-    vector of that text and layer as NaN and notes the row in the commit record.
+    vector of that text and layer as NaN and notes the row in the commit record. ``device_map``
+    spreads a model over all GPUs, then over host memory and disk, as accelerate does.
     """
 
     batch_tokens: Annotated[int, Field(ge=1)] = 16384
@@ -67,6 +68,7 @@ class ExtractSpec(Record):
     bits16: bool = False
     nonfinite: Literal["stop", "record"] = "stop"
     device: str = "auto"
+    device_map: Literal["auto", "balanced", "sequential"] | None = None
     attn_implementation: str | None = None
     seed: int = 0
 

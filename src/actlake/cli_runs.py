@@ -62,6 +62,11 @@ _out_option = click.option(
     help="Of NaN or infinity: stop, or store NaN and note it.  [default: stop]",
 )
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps.  [default: auto]")
+@click.option(
+    "--device-map",
+    type=click.Choice(["auto", "balanced", "sequential"]),
+    help="Spread a large model over devices, host and disk.",
+)
 @click.option("--attn", "attn_implementation", help="eager, sdpa, flash_attention_2.")
 @click.option("--arms", nargs=2, help="The corpus's own names of its positive and negative arm.")
 @click.option("--worker", help="Such as 1/4: every fourth block; auto asks torchrun or Slurm.")
