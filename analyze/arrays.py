@@ -7,7 +7,7 @@ from typing import get_args
 
 import xarray as xr
 
-from ..schemas import NotFoundError, Pool, Site, array_name, near_names
+from ..schemas import NotFoundError, Pool, Site, array_name, near_names, span_of
 
 __all__ = ["layer_values", "run_pools"]
 
@@ -31,10 +31,11 @@ def run_pools(
     NotFoundError
         If the run has no pooled array, or not the site or pool asked for.
     """
+    known_pools = [*get_args(Pool), *_span_pools(ds)]
     sites: list[str] = [
         name
         for name in ("resid_post", *get_args(Site))
-        if any(array_name(name, pool) in ds.data_vars for pool in get_args(Pool))
+        if any(array_name(name, pool) in ds.data_vars for pool in known_pools)
     ]
     if not sites:
         msg = (
@@ -47,7 +48,7 @@ def run_pools(
         msg = f"the run has no site {site!r}{near_names(site, known)}; it has {known}"
         raise NotFoundError(msg)
     chosen = site or sites[0]
-    there = [pool for pool in get_args(Pool) if array_name(chosen, pool) in ds.data_vars]
+    there = [pool for pool in known_pools if array_name(chosen, pool) in ds.data_vars]
     missing = [pool for pool in pools or () if pool not in there]
     if missing:
         msg = f"the run has no pool {missing} of {chosen}; it has {there}"
@@ -55,6 +56,11 @@ def run_pools(
     return chosen, list(pools) if pools is not None else there
 
 
+def _span_pools(ds: xr.Dataset) -> list[str]:
+    found = {str(array.attrs.get("pool", "")) for array in ds.data_vars.values()}
+    return sorted(pool for pool in found if span_of(pool) is not None)
+
+
 def layer_values(ds: xr.Dataset, name: str, at: int) -> xr.Variable:
     """Return layer number ``at`` of an array as a lazy variable, without its coordinates."""
-    return ds[name].transpose("text", "layer", "hidden").variable.isel(layer=at)
+    return ds[name].transpose("text", "layer", ...).variable.isel(layer=at)

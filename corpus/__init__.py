@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from .lines import read_toml
     from .scenarios import read_scenarios, write_scenarios
     from .scoring import Judge, read_scores, score_texts, write_scores
-    from .texts import check_texts, corpus_info, pair_texts, read_jsonl, texts_digest, write_jsonl
+    from .texts import (
+        check_texts,
+        corpus_info,
+        mark_spans,
+        pair_texts,
+        read_jsonl,
+        texts_digest,
+        write_jsonl,
+    )
     from .validation import accepted_texts, validate_corpus
 
 __all__ = [
@@ -27,6 +35,7 @@ __all__ = [
     "check_texts",
     "corpus_info",
     "load_lexicon",
+    "mark_spans",
     "pair_texts",
     "read_jsonl",
     "read_scenarios",
@@ -50,6 +59,7 @@ _MODULES = {
     "check_texts": "texts",
     "corpus_info": "texts",
     "load_lexicon": "lexica",
+    "mark_spans": "texts",
     "pair_texts": "texts",
     "read_jsonl": "texts",
     "read_scenarios": "scenarios",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,15 @@ from ..schemas import (
 )
 from .lines import others, read_lines, write_lines
 
-__all__ = ["check_texts", "corpus_info", "pair_texts", "read_jsonl", "texts_digest", "write_jsonl"]
+__all__ = [
+    "check_texts",
+    "corpus_info",
+    "mark_spans",
+    "pair_texts",
+    "read_jsonl",
+    "texts_digest",
+    "write_jsonl",
+]
 
 
 def read_jsonl(path: str | Path, *, arms: ArmNames | None = None) -> list[Text]:
@@ -183,6 +192,30 @@ def corpus_info(
             "provenance": provenance,
         }
     )
+
+
+def mark_spans(texts: Iterable[Text], *, name: str, pattern: str | re.Pattern[str]) -> list[Text]:
+    """Return the texts with every match of ``pattern`` in a response as their spans ``name``.
+
+    Texts without a match, or whose matches are empty, stay as they are.
+
+    Raises
+    ------
+    InvalidInputError
+        If ``name`` cannot name spans or ``pattern`` is no regular expression.
+    """
+    try:
+        found = re.compile(pattern)
+    except re.error as err:
+        msg = f"{pattern!r} is no regular expression: {err}"
+        raise InvalidInputError(msg) from err
+    marked = []
+    for text in texts:
+        spans = [m.span() for m in found.finditer(text.response) if m.end() > m.start()]
+        row = text.to_dict()
+        row["spans"] = {**(row.get("spans") or {}), name: spans}
+        marked.append(Text.parse(row, where=f"text {text.id!r}") if spans else text)
+    return marked
 
 
 def write_jsonl(texts: Iterable[Text], path: str | Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..schemas import InvalidInputError, array_name
+from ..schemas import InvalidInputError, array_name, span_of
 from .sites import find_taps
 
 __all__ = ["PoolMasks", "PooledCapture"]
@@ -29,7 +30,9 @@ class PoolMasks:
 
     ``response``, ``prompt`` and ``ordinary`` (batch, token) bool mark the tokens of the response,
     of the prompt, and all, without special tokens and padding; ``bos`` the BOS. ``positions``
-    holds those of the pools of one token by name, (batch,) int64.
+    holds those of the pools of one token by name, (batch,) int64; ``spans`` a mask for each name
+    of spans; ``real`` (token,) int64 where in the flattened batch the tokens are that are no
+    padding, which token arrays need.
     """
 
     response: torch.Tensor
@@ -37,6 +40,8 @@ class PoolMasks:
     ordinary: torch.Tensor
     bos: torch.Tensor
     positions: Mapping[str, torch.Tensor]
+    spans: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    real: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> PoolMasks:
         """Return the masks on a device: once per batch, not once per hook."""
@@ -47,10 +52,15 @@ class PoolMasks:
             self.ordinary.to(device),
             self.bos.to(device),
             positions,
+            {name: mask.to(device) for name, mask in self.spans.items()},
+            None if self.real is None else self.real.to(device),
         )
 
     def tokens(self, pool: str) -> torch.Tensor:
         """Return the mask (batch, token) that a pool of many tokens is taken over."""
+        span = span_of(pool)
+        if span is not None:
+            return self.spans[span]
         masks = {
             "mean_response": self.response,
             "mean_prompt": self.prompt,
@@ -64,8 +74,9 @@ class PoolMasks:
 class PooledCapture:
     """Pools every chosen site and layer while the model runs.
 
-    Nothing larger than (batch, hidden) per layer outlives a hook, and nothing is edited in
-    place. Each forward must fire each hook exactly once (ENGINES 8); :meth:`take` checks it.
+    Nothing larger than (batch, hidden) per layer outlives a hook, but for the layers whose tokens
+    are asked for: ``tokens`` has them by site. Nothing is edited in place. Each forward must fire
+    each hook exactly once (ENGINES 8); :meth:`take` checks it.
     """
 
     def __init__(
@@ -75,8 +86,12 @@ class PooledCapture:
         sites: Sequence[str],
         layers: Sequence[int],
         pools: Sequence[str],
+        tokens: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self._blocks = blocks
+        self._tokens = {site: tuple(chosen) for site, chosen in (tokens or {}).items()}
+        self._kept: dict[str, torch.Tensor] = {}  # by site: (token, layer, hidden)
+        self._seen: set[tuple[str, int]] = set()  # whose tokens are in there
         self._sites = tuple(sites)
         self._layers = tuple(layers)
         self._pools = tuple(pools)
@@ -105,19 +120,21 @@ class PooledCapture:
             for handle in handles:
                 handle.remove()
 
-    def run(self, network: nn.Module, inputs: dict[str, torch.Tensor], masks: PoolMasks) -> None:
+    def run(self, network: nn.Module, inputs: Mapping[str, Any], masks: PoolMasks) -> None:
         """Run one batch through ``network``; the pools are then in :meth:`take`."""
         self._values.clear()
+        self._kept.clear()
+        self._seen.clear()
         self._masks = masks
         try:
-            network(**inputs, use_cache=False)
+            network(**inputs)
         except _LastLayerReached:
             pass
         finally:
             self._masks = None
 
     def nonfinite_tokens(
-        self, network: nn.Module, inputs: dict[str, torch.Tensor], *, site: str, layer: int
+        self, network: nn.Module, inputs: Mapping[str, Any], *, site: str, layer: int
     ) -> torch.Tensor:
         """Return where ``site`` of ``layer`` is NaN or infinite, (batch, token) bool; pool nothing.
 
@@ -127,7 +144,7 @@ class PooledCapture:
         tap = find_taps(self._blocks[layer])[site]
         handle = tap.attach(lambda hidden: seen.append(~torch.isfinite(hidden).all(dim=-1)))
         try:
-            network(**inputs, use_cache=False)
+            network(**inputs)
         except _LastLayerReached:
             pass
         finally:
@@ -138,7 +155,8 @@ class PooledCapture:
         """Return the last batch's arrays by name and forget them.
 
         ``<site>_<pool>`` (batch, layer, hidden), ``<site>_norm`` and ``<site>_norm_with_bos``
-        (batch, layer), float32 on the model's first device.
+        (batch, layer), float32 on the model's first device; ``<site>_tokens`` (token, layer,
+        hidden), the tokens of the rows one after another without padding, in the model's type.
 
         Raises
         ------
@@ -148,6 +166,10 @@ class PooledCapture:
         wanted = [(f"{s}/{p}", la) for s in self._sites for p in (*self._pools, *_NORMS)
                   for la in self._layers]  # fmt: skip
         missing = sorted({key for key in wanted if key not in self._values})
+        missing += sorted(
+            {(f"{s}/tokens", la) for s, chosen in self._tokens.items() for la in chosen
+             if (s, la) not in self._seen}
+        )  # fmt: skip
         if missing:
             msg = (
                 f"{len(missing)} of {len(wanted)} captures did not happen (first: {missing[0]}); "
@@ -161,7 +183,9 @@ class PooledCapture:
                 name = array_name(site, pool)
                 stack = [self._values[f"{site}/{pool}", la].to(device) for la in self._layers]
                 out[name] = torch.stack(stack, dim=1)
+        out |= {array_name(site, "tokens"): kept for site, kept in self._kept.items()}
         self._values.clear()
+        self._kept = {}
         return out
 
     def _record(self, site: str, layer: int, hidden: torch.Tensor) -> None:
@@ -185,6 +209,21 @@ class PooledCapture:
         for name, mask in zip(_NORMS, (masks.ordinary, masks.ordinary | masks.bos), strict=True):
             mean = _masked_mean(norms, mask.to(hidden.device))
             self._values[f"{site}/{name}", layer] = mean[..., 0]
+        if layer in self._tokens.get(site, ()):
+            self._keep_tokens(site, layer, hidden, masks)
+
+    def _keep_tokens(self, site: str, layer: int, hidden: torch.Tensor, masks: PoolMasks) -> None:
+        """Copy one layer's tokens to their place among those of all layers."""
+        if masks.real is None:
+            msg = "token arrays were asked for, but the batch does not say which tokens are real"
+            raise InvalidInputError(msg)
+        layers = self._tokens[site]
+        taken = hidden.flatten(0, 1).index_select(0, masks.real.to(hidden.device))
+        if site not in self._kept:
+            shape = (len(taken), len(layers), taken.shape[1])
+            self._kept[site] = torch.empty(shape, dtype=taken.dtype, device=taken.device)
+        self._kept[site][:, layers.index(layer)] = taken.to(self._kept[site].device)
+        self._seen.add((site, layer))
 
 
 def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

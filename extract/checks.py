@@ -41,7 +41,7 @@ class Check:
 def check_model(loaded: LoadedModel) -> list[Check]:
     """Return what a short look at a loaded model says about capturing from it.
 
-    The model must have its language-model head (``load_model(..., head=True)``). A few texts are
+    A decoder must have its language-model head (``load_model(..., head=True)``). A few texts are
     run; nothing is stored.
     """
     blocks = find_blocks(loaded.backbone)
@@ -51,6 +51,7 @@ def check_model(loaded: LoadedModel) -> list[Check]:
     return [
         Check("blocks", ok=True, seen=f"{len(blocks)} of {kinds}"),
         Check("sites", ok={"resid_pre", "resid_post"} <= set(sites), seen=", ".join(sites)),
+        _direction(loaded, rows[1]),
         _hidden_states(loaded, rows[1]),
         _final_norm(loaded, blocks, rows),
         _self_patch(loaded, blocks, rows[1]),
@@ -62,13 +63,15 @@ def check_model(loaded: LoadedModel) -> list[Check]:
 
 
 def _sample_rows(loaded: LoadedModel) -> list[TokenRow]:
-    texts = [
-        Text(id=f"check-{i}", prompt=prompt, response=response)
-        for i, (prompt, response) in enumerate(_SAMPLES)
-    ]
-    return render_texts(
-        texts, loaded.tokenizer, spec=CaptureSpec(), max_positions=loaded.max_positions
-    )
+    if loaded.is_encoder:
+        texts = [Text(id=f"check-{i}", response=" ".join(s)) for i, s in enumerate(_SAMPLES)]
+    else:
+        texts = [
+            Text(id=f"check-{i}", prompt=prompt, response=response)
+            for i, (prompt, response) in enumerate(_SAMPLES)
+        ]
+    spec = CaptureSpec(pools=("last_response",))
+    return render_texts(texts, loaded.tokenizer, spec=spec, max_positions=loaded.max_positions)
 
 
 def _capture(loaded: LoadedModel, rows: Sequence[TokenRow], *, layers: Sequence[int]) -> np.ndarray:
@@ -81,9 +84,37 @@ def _capture(loaded: LoadedModel, rows: Sequence[TokenRow], *, layers: Sequence[
 
 
 @torch.inference_mode()
-def _logits(loaded: LoadedModel, row: TokenRow, n_tokens: int) -> torch.Tensor:
+def _outputs(loaded: LoadedModel, row: TokenRow, n_tokens: int) -> torch.Tensor:
+    """Return the logits (token, vocabulary); of an encoder its last hidden state."""
     ids = torch.from_numpy(row.ids[:n_tokens]).long()[None].to(loaded.device)
-    return loaded.network(input_ids=ids, use_cache=False).logits[0].float()  # type: ignore[no-any-return]
+    found = loaded.network(input_ids=ids, **_no_cache(loaded))
+    last = found.last_hidden_state if loaded.is_encoder else found.logits
+    return last[0].float()  # type: ignore[no-any-return]
+
+
+def _no_cache(loaded: LoadedModel) -> dict[str, bool]:
+    return {} if loaded.is_encoder else {"use_cache": False}
+
+
+@torch.inference_mode()
+def _direction(loaded: LoadedModel, row: TokenRow) -> Check:
+    """Whether a token sees what follows: a decoder's does not, an encoder's does."""
+    ids = torch.from_numpy(row.ids).long()[None].to(loaded.device)
+    other = ids.clone()
+    other[0, -1] = ids[0, -2]
+    first, second = (
+        loaded.backbone(input_ids=i, **_no_cache(loaded)).last_hidden_state[0, :-1].float()
+        for i in (ids, other)
+    )
+    limit = _PADDING.get(loaded.info.dtype, _PADDING_HALF)
+    looks_ahead = _relative(first.cpu().numpy(), second.cpu().numpy()) > limit
+    kind = "encoder" if loaded.is_encoder else "decoder"
+    sees = "sees" if looks_ahead else "does not see"
+    return Check(
+        "direction",
+        ok=looks_ahead == loaded.is_encoder,
+        seen=f"{kind}, a token {sees} what follows",
+    )
 
 
 def _hidden_states(loaded: LoadedModel, row: TokenRow) -> Check:
@@ -93,7 +124,7 @@ def _hidden_states(loaded: LoadedModel, row: TokenRow) -> Check:
     ids = torch.from_numpy(row.ids).long()[None].to(loaded.device)
     with torch.inference_mode():
         states = loaded.backbone(
-            input_ids=ids, use_cache=False, output_hidden_states=True
+            input_ids=ids, output_hidden_states=True, **_no_cache(loaded)
         ).hidden_states
     last = int(row.response.nonzero()[0][-1])
     theirs = np.stack([states[i + 1][0, last].float().cpu().numpy() for i in range(n_layers - 1)])
@@ -106,36 +137,36 @@ def _hidden_states(loaded: LoadedModel, row: TokenRow) -> Check:
 def _final_norm(
     loaded: LoadedModel, blocks: Sequence[nn.Module], rows: Sequence[TokenRow]
 ) -> Check:
-    """ENGINES 1 and 27: the last block's output alone decides the logits."""
+    """ENGINES 1 and 27: the last block's output alone decides the logits, or last hidden state."""
     first, second = rows[:2]
     n = min(first.n_tokens, second.n_tokens)
     kept: list[torch.Tensor] = []
     with _hooked(blocks[-1], lambda hidden: kept.append(hidden.clone())):
-        wanted = _logits(loaded, first, n)
+        wanted = _outputs(loaded, first, n)
     with _hooked(blocks[-1], lambda _hidden: kept[0]):
-        patched = _logits(loaded, second, n)
+        patched = _outputs(loaded, second, n)
     error = _relative(patched.cpu().numpy(), wanted.cpu().numpy())
     return Check(
         "before the final norm",
         ok=error <= _tolerance(loaded),
-        seen=f"patched into another text, its logits are off by {error:.1e}",
+        seen=f"patched into another text, its outputs are off by {error:.1e}",
     )
 
 
 def _self_patch(loaded: LoadedModel, blocks: Sequence[nn.Module], row: TokenRow) -> Check:
     """ENGINES 8 and 27: a block's own output put back changes nothing, a doubled one does."""
     middle = blocks[len(blocks) // 2]
-    plain = _logits(loaded, row, row.n_tokens)
+    plain = _outputs(loaded, row, row.n_tokens)
     with _hooked(middle, torch.clone):
-        same = _logits(loaded, row, row.n_tokens)
+        same = _outputs(loaded, row, row.n_tokens)
     with _hooked(middle, lambda hidden: -hidden):
-        other = _logits(loaded, row, row.n_tokens)
+        other = _outputs(loaded, row, row.n_tokens)
     identical, moved = torch.equal(plain, same), not torch.allclose(plain, other)
     return Check(
         "intervention",
         ok=identical and moved,
-        seen=f"own output put back: {'bitwise the same' if identical else 'logits change'}; "
-        f"negated: {'logits change' if moved else 'nothing changes'}",
+        seen=f"own output put back: {'bitwise the same' if identical else 'outputs change'}; "
+        f"negated: {'outputs change' if moved else 'nothing changes'}",
     )
 
 
@@ -177,7 +208,7 @@ def _softcap(loaded: LoadedModel) -> Check:
 
 def _special_tokens(loaded: LoadedModel, rows: Sequence[TokenRow]) -> Check:
     """ENGINES 12 and 15: one BOS at most, and no special token in any mean."""
-    bos = loaded.tokenizer.bos_token_id
+    bos = loaded.first_id
     counts = [int((row.ids == bos).sum()) if bos is not None else 0 for row in rows]
     special = set(loaded.tokenizer.all_special_ids)
     clean = all(not special & set(row.ids[row.response].tolist()) for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ import numpy as np
 import torch
 
 from ..schemas import ExtractSpec, InvalidInputError
+from ..store import block_bytes
 from .engine import Engine, TransformersEngine
 from .loading import LoadedModel, load_model, pick_device
+from .pipeline import TOKEN_BATCHES
 from .planning import PreparedRun
 
 __all__ = ["Memory", "Speed", "check_memory", "estimate_run", "measure_speed", "memory_needed"]
@@ -47,11 +50,14 @@ class Speed:
         return self.seconds / 3600 * price_per_hour
 
 
-def memory_needed(prepared: PreparedRun, device: torch.device) -> dict[str, Memory]:
+def memory_needed(
+    prepared: PreparedRun, device: torch.device, *, is_spread: bool = False
+) -> dict[str, Memory]:
     """Return what a run needs on the host and on the device, beside what is free there.
 
     An estimate: weights, one block's intermediate tensors for the largest batch with its
-    attention scores, and row-blocks in flight on the host. On a CPU all of it is the host's.
+    attention scores, tokens of batches, and row-blocks in flight on the host. On a CPU all of it
+    is the host's.
     """
     plan = prepared.plan
     itemsize = getattr(torch, plan.model.dtype).itemsize
@@ -63,9 +69,13 @@ def memory_needed(prepared: PreparedRun, device: torch.device) -> dict[str, Memo
     scores = tokens * longest * (hidden // 64 or 1) if eager else 0
     weights = plan.model.n_parameters * itemsize
     model = weights + itemsize * (_STREAMS_ALIVE * tokens * hidden + 2 * scores)
-    rows = plan.block_rows(0)
-    per_row = sum(4 * int(np.prod(spec.shape[1:])) for spec in plan.arrays)
-    blocks = min(_BLOCKS_IN_FLIGHT, plan.n_blocks + 1) * (rows.stop - rows.start) * per_row
+    blocks = min(_BLOCKS_IN_FLIGHT, plan.n_blocks + 1) * block_bytes(plan)
+    # Token arrays of a batch in the model's type: the one being run, and those on their way.
+    kept = sum(math.prod(spec.shape[1:]) for spec in plan.arrays if spec.is_tokens)
+    model += itemsize * 2 * tokens * kept
+    blocks += (itemsize * (TOKEN_BATCHES + 1) + 4) * tokens * kept
+    if is_spread:  # over all devices, then the host; what is left goes to the disk
+        return {"host": Memory(blocks, _free_host())}
     if device.type == "cuda":
         return {
             "host": Memory(blocks, _free_host()),
@@ -83,8 +93,12 @@ def check_memory(prepared: PreparedRun, needed: dict[str, Memory]) -> None:
         options = [f"a smaller --batch-tokens (now {plan.batch_tokens})"]
         if plan.n_blocks == 1 or plan.rows_per_block > 1:
             options.append(f"a smaller --chunk-size (now {plan.rows_per_block} rows)")
+        if plan.token_axis is not None:
+            options.append(f"fewer token layers (now {len(plan.token_axis.layers)})")
         if plan.model.dtype == "float32":
             options.append("--dtype bfloat16")
+        if "device" in needed and not needed["device"].fits:
+            options.append("--device-map auto")
         msg = (
             f"{plan.model.name} does not fit ({'; '.join(short)}); try {', '.join(options)}, or a "
             "device with more memory"
@@ -101,7 +115,11 @@ def measure_speed(
     """
     plan = prepared.plan
     engine = TransformersEngine(
-        loaded, sites=plan.capture.sites, layers=plan.layers, pools=plan.capture.pools
+        loaded,
+        sites=plan.capture.sites,
+        layers=plan.layers,
+        pools=plan.capture.pools,
+        tokens=prepared.token_layers,
     )
     total = sum(row.n_tokens for row in prepared.rows)
     batches = [batch for block in range(plan.n_blocks) for batch in prepared.batches(block)]
@@ -140,7 +158,9 @@ def estimate_run(
     InvalidInputError
         If the run cannot fit into memory.
     """
-    needed = memory_needed(prepared, pick_device(extract.device))
+    needed = memory_needed(
+        prepared, pick_device(extract.device), is_spread=extract.device_map is not None
+    )
     check_memory(prepared, needed)
     value = prepared.summary()
     for place, memory in needed.items():
@@ -161,6 +181,7 @@ def estimate_run(
         dtype=plan.capture.dtype,
         device=extract.device,
         attn_implementation=extract.attn_implementation,
+        device_map=extract.device_map,
     )
     speed = measure_speed(prepared, loaded, max_seconds=probe_seconds)
     value["tokens_per_second"] = round(speed.tokens_per_second, 1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -22,7 +22,11 @@ class Engine(Protocol):
     """One method: run a batch of rows and return its arrays."""
 
     def forward(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
-        """Return ``<site>_<pool>`` (batch, layer, hidden) and both norms (batch, layer)."""
+        """Return ``<site>_<pool>`` (batch, layer, hidden) and both norms (batch, layer).
+
+        Where the plan has token arrays, ``<site>_tokens`` (token, token_layer, hidden) too: the
+        tokens of ``rows`` one after another, in the model's own type.
+        """
         ...
 
 
@@ -36,7 +40,7 @@ class LocatesNonfinite(Protocol):
 
 
 class TransformersEngine:
-    """Runs any transformers decoder whose blocks are a ``ModuleList``."""
+    """Runs any transformers decoder or encoder whose blocks are a ``ModuleList``."""
 
     def __init__(
         self,
@@ -45,15 +49,19 @@ class TransformersEngine:
         sites: Sequence[str],
         layers: Sequence[int],
         pools: Sequence[str],
+        tokens: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.n_halved = 0  # batches that ran in halves for want of memory
         self._network = loaded.backbone
         self._device = loaded.device
         self._pad_id = loaded.tokenizer.pad_token_id or 0
-        self._bos_id = loaded.tokenizer.bos_token_id
+        self._bos_id = loaded.first_id
+        self._is_encoder = loaded.is_encoder
         blocks = find_blocks(self._network)
         check_sites(self._network, blocks, sites=sites)
-        self._capture = PooledCapture(blocks, sites=sites, layers=layers, pools=pools)
+        self._capture = PooledCapture(
+            blocks, sites=sites, layers=layers, pools=pools, tokens=tokens
+        )
 
     @contextmanager
     def ready(self) -> Iterator[TransformersEngine]:
@@ -110,11 +118,14 @@ class TransformersEngine:
         found = bad.nonzero()
         return int(found[0]) if len(found) else None
 
-    def _inputs(self, rows: Sequence[TokenRow]) -> tuple[dict[str, torch.Tensor], PoolMasks]:
+    def _inputs(self, rows: Sequence[TokenRow]) -> tuple[dict[str, Any], PoolMasks]:
         ids, attended, masks = pad_rows(rows, pad_id=self._pad_id, bos_id=self._bos_id)
-        positions = torch.arange(ids.shape[1]).expand(len(rows), -1)
-        inputs = {"input_ids": ids, "attention_mask": attended, "position_ids": positions}
-        return {name: value.to(self._device) for name, value in inputs.items()}, masks
+        given = {"input_ids": ids, "attention_mask": attended}
+        if not self._is_encoder:
+            given["position_ids"] = torch.arange(ids.shape[1]).expand(len(rows), -1)
+        inputs: dict[str, Any] = {name: value.to(self._device) for name, value in given.items()}
+        # Encoders have no cache, and some count positions from elsewhere than 0 (RoBERTa from 2).
+        return (inputs if self._is_encoder else {**inputs, "use_cache": False}), masks
 
 
 def pad_rows(
@@ -127,10 +138,13 @@ def pad_rows(
     response, ordinary, prompt, bos = (torch.zeros(shape, dtype=torch.bool) for _ in range(4))
     positions = {
         pool: torch.zeros(len(rows), dtype=torch.long)
-        for pool in ("last_prompt", "first_response", "last_response")
+        for pool in ("last_prompt", "first_response", "last_response", "first_token")
     }
+    spans = {name: torch.zeros(shape, dtype=torch.bool) for row in rows for name in row.spans}
     for i, row in enumerate(rows):
         n = row.n_tokens
+        for name, mask in row.spans.items():
+            spans[name][i, :n] = torch.from_numpy(mask)
         ids[i, :n] = torch.from_numpy(row.ids)
         attended[i, :n] = 1
         response[i, :n] = torch.from_numpy(row.response)
@@ -141,4 +155,10 @@ def pad_rows(
         positions["last_prompt"][i] = max(row.n_prompt - 1, 0)
         positions["first_response"][i] = int(where[0])
         positions["last_response"][i] = int(where[-1])
-    return ids, attended, PoolMasks(response, prompt, ordinary, bos, positions)
+    return (
+        ids,
+        attended,
+        PoolMasks(
+            response, prompt, ordinary, bos, positions, spans, attended.flatten().nonzero()[:, 0]
+        ),
+    )

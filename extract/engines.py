@@ -76,6 +76,7 @@ def open_engine(
         dtype=capture.dtype,
         device=extract.device,
         attn_implementation=extract.attn_implementation,
+        device_map=extract.device_map,
     )
     if loaded.info != plan.model:
         msg = (
@@ -84,7 +85,12 @@ def open_engine(
         )
         raise InvalidInputError(msg)
     torch.manual_seed(extract.seed)
-    with TransformersEngine(
-        loaded, sites=capture.sites, layers=plan.layers, pools=capture.pools
-    ).ready() as running:
+    engine_here = TransformersEngine(
+        loaded,
+        sites=capture.sites,
+        layers=plan.layers,
+        pools=capture.pools,
+        tokens=prepared.token_layers,
+    )
+    with engine_here.ready() as running:
         yield running

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import importlib.util
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+)
 
 from ..models import organism_path
 from ..schemas import (
     InvalidInputError,
+    MissingDependencyError,
     ModelInfo,
     NotFoundError,
     TokenizerInfo,
     digest_json,
 )
 from .blocks import find_blocks
+from .sites import find_heads
 
 __all__ = ["LoadedModel", "ModelSource", "load_model", "pick_device", "resolve_source"]
 
@@ -60,6 +75,15 @@ class LoadedModel:
     max_positions: int | None
     device: torch.device
     model: nn.Module | None = None
+    heads: tuple[int, int] | None = None  # how many, values of each; where they can be told
+    is_encoder: bool = False  # every token sees every other one
+
+    @property
+    def first_id(self) -> int | None:
+        """The id that texts begin with: the BOS, of an encoder [CLS]."""
+        names = ("cls_token_id", "bos_token_id") if self.is_encoder else ("bos_token_id",)
+        found = (getattr(self.tokenizer, name, None) for name in names)
+        return next((int(token) for token in found if token is not None), None)
 
     @property
     def backbone(self) -> nn.Module:
@@ -112,10 +136,13 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     attn_implementation: str | None = None,
+    device_map: str | Mapping[str, str | int] | None = None,
     weights: bool = True,
     head: bool = False,
 ) -> LoadedModel:
     """Return a model in evaluation mode with its tokenizer.
+
+    Decoders and encoders; of a model with both (T5) the encoder.
 
     Parameters
     ----------
@@ -130,10 +157,14 @@ def load_model(
     attn_implementation
         None takes the library's default, but ``eager`` for models with soft-capped attention
         logits, which sdpa drops (ENGINES 18).
+    device_map
+        Spread a model that does not fit on one device: ``auto``, ``balanced``, ``sequential``, or
+        a device (``disk`` too) for each module; ``device`` then says nothing. None does not.
     weights
         False reads the config and the tokenizer only: enough to plan a run.
     head
-        Whether to load the language-model head, which extraction does not run.
+        Whether to load the language-model head, which extraction does not run; encoders are
+        loaded without.
 
     Raises
     ------
@@ -141,9 +172,14 @@ def load_model(
         If the model is not there, or the hub cannot be reached.
     InvalidInputError
         If its files cannot be read, or it has no residual blocks that we can find.
+    MissingDependencyError
+        If ``device_map`` needs accelerate, or a quantised model the library of its method.
     """
     source = resolve_source(model, revision=revision)
     target = pick_device(device)
+    offload = mkdtemp(prefix="actlake-offload-") if device_map is not None else None
+    if offload is not None:
+        atexit.register(shutil.rmtree, offload, ignore_errors=True)
     with _quiet_transformers(), _explained(source):
         kwargs: dict[str, Any] = {"revision": source.revision} if source.path is None else {}
         config = AutoConfig.from_pretrained(source.location, **kwargs)
@@ -153,18 +189,32 @@ def load_model(
         attention = attn_implementation or (
             "eager" if getattr(text_config, "attn_logit_softcapping", None) else None
         )
-        auto = AutoModelForCausalLM if head else AutoModel
+        is_encoder = _is_encoder(config)
+        auto = AutoModelForCausalLM if head and not is_encoder else AutoModel
+        if _has_own_encoder(config):
+            auto = AutoModelForTextEncoding  # the encoder alone
+        with torch.device("meta"):
+            network = auto.from_config(config, dtype=torch_dtype, attn_implementation=attention)
+        # Of the shapes: packed weights of a quantised model are fewer numbers.
+        n_parameters = sum(p.numel() for p in network.base_model.parameters())
         if weights:
+            places = device_map
+            if places is None and _quantization(config) is not None:
+                places = {"": str(target)}  # packed weights cannot be moved afterwards
+            if places is not None:
+                _need_accelerate()
             network = auto.from_pretrained(
                 source.location,
                 dtype=torch_dtype,
                 attn_implementation=attention,
                 use_safetensors=True,  # never unpickle what was downloaded
+                **({} if places is None else {"device_map": places, "offload_folder": offload}),
                 **kwargs,
-            ).to(target)
-        else:
-            with torch.device("meta"):
-                network = auto.from_config(config, dtype=torch_dtype, attn_implementation=attention)
+            )
+            if places is None:
+                network = network.to(target)
+            else:
+                target = _first_device(network, target)
     network.eval().requires_grad_(requires_grad=False)
     backbone = network.base_model
     blocks = find_blocks(backbone)
@@ -175,7 +225,7 @@ def load_model(
         architecture=(config.architectures or [type(network).__name__])[0],
         n_layers=len(blocks),
         hidden_size=text_config.hidden_size,
-        n_parameters=sum(p.numel() for p in backbone.parameters()),
+        n_parameters=n_parameters,
         dtype=str(torch_dtype).removeprefix("torch."),
         attn_implementation=backbone.config._attn_implementation,
         quantization=_quantization(config),
@@ -185,9 +235,11 @@ def load_model(
         info=info,
         tokenizer=tokenizer,
         tokenizer_info=_tokenizer_info(tokenizer),
-        max_positions=getattr(text_config, "max_position_embeddings", None),
+        max_positions=_max_positions(text_config, backbone),
         device=target,
         model=network if weights else None,
+        heads=find_heads(backbone, blocks),
+        is_encoder=is_encoder,
     )
 
 
@@ -202,6 +254,20 @@ def pick_device(device: str) -> torch.device:
         raise InvalidInputError(msg) from err
 
 
+def _need_accelerate() -> None:
+    if importlib.util.find_spec("accelerate") is None:
+        msg = "a device map needs accelerate: pip install 'actlake[extract]'"
+        raise MissingDependencyError(msg)
+
+
+def _first_device(network: Any, otherwise: torch.device) -> torch.device:  # noqa: ANN401
+    """Return where a spread model takes its inputs: the device of its first module that has one."""
+    for place in getattr(network, "hf_device_map", {}).values():
+        if place not in {"disk", "cpu", "meta"}:
+            return torch.device("cuda", place) if isinstance(place, int) else torch.device(place)
+    return torch.device("cpu") if hasattr(network, "hf_device_map") else otherwise
+
+
 def _pick_dtype(dtype: str, config: Any) -> torch.dtype:  # configs have no type  # noqa: ANN401
     if dtype != "auto":
         return getattr(torch, dtype)  # type: ignore[no-any-return]
@@ -209,6 +275,37 @@ def _pick_dtype(dtype: str, config: Any) -> torch.dtype:  # configs have no type
     if isinstance(found, str):
         found = getattr(torch, found)
     return found if isinstance(found, torch.dtype) else torch.float32
+
+
+def _is_encoder(config: Any) -> bool:  # noqa: ANN401
+    """Return whether every token sees every other one; ``check_model`` tests it."""
+    if _has_own_encoder(config):
+        return True
+    if getattr(config.get_text_config(), "use_bidirectional_attention", False):
+        return True
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+
+
+def _has_own_encoder(config: Any) -> bool:  # noqa: ANN401
+    """Return whether the encoder is a class of its own (T5's, whatever its config says of it)."""
+    kind = type(config)
+    encodes = kind in MODEL_FOR_TEXT_ENCODING_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+    return config.is_encoder_decoder or (encodes and kind not in MODEL_FOR_CAUSAL_LM_MAPPING)
+
+
+def _max_positions(config: Any, backbone: nn.Module) -> int | None:  # noqa: ANN401
+    """Return the most tokens that have a position, None where there is no limit."""
+    most = getattr(config, "max_position_embeddings", None)
+    if most is None:
+        return None
+    for name, module in backbone.named_modules():
+        # RoBERTa and its like begin behind the padding's index.
+        if (
+            name.endswith("position_embeddings")
+            and getattr(module, "padding_idx", None) is not None
+        ):
+            return int(most) - int(module.padding_idx) - 1
+    return int(most)
 
 
 def _quantization(config: Any) -> str | None:  # noqa: ANN401
@@ -271,6 +368,10 @@ def _explained(source: ModelSource) -> Iterator[None]:
     """Turn what transformers raises for a bad model into one line that says what to do."""
     try:
         yield
+    except ImportError as err:
+        reason = " ".join(str(err).split())
+        msg = f"{source.name}: its quantisation or its code needs a library: {reason}"
+        raise MissingDependencyError(msg) from err
     except OSError as err:
         reason = str(err).strip().splitlines()[0]
         if source.path is not None:

@@ -21,9 +21,10 @@ from .nonfinite import Locate, NonfiniteRows, Place, describe, nonfinite_layers
 from .planning import PreparedRun
 from .rendering import TokenRow
 
-__all__ = ["Progress", "stream_blocks"]
+__all__ = ["TOKEN_BATCHES", "Progress", "stream_blocks"]
 
 _QUEUE_BATCHES = 4  # pooled batches in flight: kilobytes each
+TOKEN_BATCHES = 1  # with token arrays: gigabytes each
 _QUEUE_BLOCKS = 1  # whole blocks waiting for the encoder: the bulk of the memory
 
 
@@ -123,7 +124,7 @@ def stream_blocks(
     n_run = 0
     stop = threading.Event()
     failures: list[BaseException] = []
-    batches = _Pipe(_QUEUE_BATCHES, stop)
+    batches = _Pipe(TOKEN_BATCHES if prepared.plan.token_axis else _QUEUE_BATCHES, stop)
     whole = _Pipe(_QUEUE_BLOCKS, stop)
 
     def guarded(stage: Callable[[], None]) -> None:
@@ -197,7 +198,7 @@ def _claim(writer: RunWriter, block: int, *, skips: bool) -> bool:
 
 
 def _start_copy(block: int, rows: list[int], arrays: dict[str, torch.Tensor]) -> _Batch:
-    """Start copying pooled arrays off the device, into pinned memory where there is a GPU."""
+    """Start copying arrays off the device, into pinned memory where there is a GPU."""
     if next(iter(arrays.values())).device.type != "cuda":
         return _Batch(block, rows, {name: a.cpu() for name, a in arrays.items()})
     host = {
@@ -222,24 +223,72 @@ def _assemble_blocks(
         if batch.copied is not None:
             batch.copied.synchronize()
         span = plan.block_rows(batch.block)
-        n_rows = span.stop - span.start
-        state = open_blocks.setdefault(batch.block, _Block(n_rows))
+        state = open_blocks.setdefault(batch.block, _Block(span.stop - span.start))
         state.n_halved += batch.n_halved
-        local = np.asarray(batch.rows) - span.start
         for name, tensor in batch.arrays.items():
-            values = tensor.numpy()
-            if not np.isfinite(values).all():
-                bad, rows = nonfinite_layers(values), [prepared.rows[i] for i in batch.rows]
-                place = Place(specs[name], plan.layers, locate)
-                if not records:
-                    raise describe(bad, rows=rows, place=place)
-                numbered = list(zip(batch.rows, rows, strict=True))
-                values = state.nonfinite.blank(values, bad, rows=numbered, place=place)
+            spec = specs[name]
+            places = _places(prepared, batch, of_tokens=spec.is_tokens)
+            if bool(torch.isfinite(tensor).all()):
+                values = tensor.float().numpy()
+            else:
+                place = Place(spec, plan.layers_of(spec), locate)
+                values = _settle(
+                    prepared,
+                    tensor.float().numpy(),
+                    places,
+                    state=state,
+                    place=place,
+                    records=records,
+                )
             if name not in state.arrays:
+                n_rows = places.n_rows
                 state.arrays[name] = np.empty((n_rows, *values.shape[1:]), dtype=np.float32)
-            state.arrays[name][local] = values
+            target, done = state.arrays[name], 0
+            for start, stop in places.spans:
+                target[start:stop] = values[done : done + stop - start]
+                done += stop - start
         state.missing -= len(batch.rows)
         if state.missing == 0:
-            done = open_blocks.pop(batch.block)
-            whole.put((batch.block, done.arrays, done.notes()))
+            filled = open_blocks.pop(batch.block)
+            whole.put((batch.block, filled.arrays, filled.notes()))
     whole.put(_DONE)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the values of a batch belong in their block: of ``n_rows`` these spans, in order."""
+
+    n_rows: int
+    spans: list[tuple[int, int]]
+    texts: list[int]  # the row number of the text of each span
+
+
+def _places(prepared: PreparedRun, batch: _Batch, *, of_tokens: bool) -> _Places:
+    """Return where a batch's texts, or their tokens, stand among those of the block."""
+    span = prepared.plan.block_rows(batch.block)
+    if not of_tokens:
+        rows = [(row - span.start, row - span.start + 1) for row in batch.rows]
+        return _Places(span.stop - span.start, rows, batch.rows)
+    offsets = prepared.token_data["token_offset"]
+    first = int(offsets[span.start])
+    tokens = [(int(offsets[r]) - first, int(offsets[r + 1]) - first) for r in batch.rows]
+    return _Places(int(offsets[span.stop]) - first, tokens, batch.rows)
+
+
+def _settle(
+    prepared: PreparedRun,
+    values: np.ndarray,
+    places: _Places,
+    *,
+    state: _Block,
+    place: Place,
+    records: bool,
+) -> np.ndarray:
+    """Return values that are not finite as they are stored; raise NumericalError where none are."""
+    numbers = [t for t, (a, b) in zip(places.texts, places.spans, strict=True) for _ in range(a, b)]
+    rows = [prepared.rows[number] for number in numbers]
+    bad = nonfinite_layers(values)
+    if not records:
+        raise describe(bad, rows=rows, place=place)
+    numbered = list(zip(numbers, rows, strict=True))
+    return state.nonfinite.blank(values, bad, rows=numbered, place=place)

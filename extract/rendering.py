@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from ..schemas import CaptureSpec, InvalidInputError, Text
+from ..schemas import CaptureSpec, InvalidInputError, Text, span_of
 
 __all__ = ["TokenRow", "chat_messages", "render_prompt", "render_texts"]
 
@@ -20,7 +20,8 @@ class TokenRow:
     """One text as tokens.
 
     ``ids`` (token,) int32; ``special`` and ``response`` (token,) bool. ``response`` covers every
-    token that holds a character of the response; ``n_total`` counts before truncation.
+    token that holds a character of the response; ``n_total`` counts before truncation. ``spans``
+    are masks like ``response``, of the tokens that overlap the text's spans of a name.
     """
 
     text: Text
@@ -28,6 +29,7 @@ class TokenRow:
     special: npt.NDArray[np.bool_]
     response: npt.NDArray[np.bool_]
     n_total: int
+    spans: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
     @property
     def n_tokens(self) -> int:
@@ -90,6 +92,7 @@ def render_texts(
         msg = "render = 'chat', but the tokenizer has no chat template; use 'plain'"
         raise InvalidInputError(msg)
     limit = min(spec.max_tokens, max_positions or spec.max_tokens)
+    of_spans = [name for pool in spec.pools if (name := span_of(pool)) is not None]
     of_prompt = [pool for pool in spec.pools if "prompt" in pool]
     special_ids = np.array(sorted(tokenizer.all_special_ids), dtype=np.int32)
 
@@ -113,7 +116,7 @@ def render_texts(
             verbose=False,
         )
         whole += [
-            _locate(written[i], ids, offsets, rendered[i][1], special_ids)
+            _locate(written[i], ids, offsets, rendered[i][1], special_ids, is_stripped=chat)
             for i, ids, offsets in zip(
                 chosen, encoded["input_ids"], encoded["offset_mapping"], strict=True
             )
@@ -130,7 +133,7 @@ def render_texts(
         )
         raise InvalidInputError(msg)
     for row in rows:
-        _check_spans(row, of_prompt=of_prompt)
+        _check_spans(row, of_prompt=of_prompt, of_spans=of_spans)
     order = {text.id: i for i, text in enumerate(texts)}
     return sorted(rows, key=lambda row: order[row.text.id])
 
@@ -184,7 +187,11 @@ def _take_ids(text: Text, *, n_vocabulary: int, special_ids: npt.NDArray[np.int3
 
 def _cut(row: TokenRow, limit: int) -> TokenRow:
     return replace(
-        row, ids=row.ids[:limit], special=row.special[:limit], response=row.response[:limit]
+        row,
+        ids=row.ids[:limit],
+        special=row.special[:limit],
+        response=row.response[:limit],
+        spans={name: mask[:limit] for name, mask in row.spans.items()},
     )
 
 
@@ -194,13 +201,30 @@ def _locate(
     offsets: Sequence[tuple[int, int]],
     span: tuple[int, int],
     special_ids: npt.NDArray[np.int32],
+    *,
+    is_stripped: bool,
 ) -> TokenRow:
     """Return the token row whose response tokens are those that overlap ``span``."""
     array = np.asarray(ids, dtype=np.int32)
     spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
     special = np.isin(array, special_ids)
-    inside = (spans[:, 1] > span[0]) & (spans[:, 0] < span[1]) & (spans[:, 1] > spans[:, 0])
-    return TokenRow(text, array, special, inside & ~special, len(array))
+    response = _overlapping(spans, *span) & ~special
+    # Templates strip the response: its characters are counted from where it really begins.
+    first = span[0] - (len(text.response) - len(text.response.lstrip()) if is_stripped else 0)
+    named = {
+        name: np.logical_or.reduce(
+            [_overlapping(spans, first + start, first + stop) for start, stop in parts]
+        )
+        & response
+        for name, parts in (text.spans or {}).items()
+    }
+    return TokenRow(text, array, special, response, len(array), named)
+
+
+def _overlapping(offsets: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDArray[np.bool_]:
+    """Return which tokens, by their character offsets (token, 2), overlap [start, stop)."""
+    is_text = offsets[:, 1] > offsets[:, 0]
+    return np.asarray(is_text & (offsets[:, 1] > start) & (offsets[:, 0] < stop))
 
 
 def _check_no_double_bos(rows: Sequence[TokenRow], bos: int | None) -> None:
@@ -210,7 +234,7 @@ def _check_no_double_bos(rows: Sequence[TokenRow], bos: int | None) -> None:
             raise InvalidInputError(msg)
 
 
-def _check_spans(row: TokenRow, *, of_prompt: Sequence[str]) -> None:
+def _check_spans(row: TokenRow, *, of_prompt: Sequence[str], of_spans: Sequence[str]) -> None:
     text = row.text
     if not row.response.any():
         cut = " left after truncation" if row.truncated else ""
@@ -219,3 +243,13 @@ def _check_spans(row: TokenRow, *, of_prompt: Sequence[str]) -> None:
     if of_prompt and row.special[: row.n_prompt].all():
         msg = f"text {text.id!r} has no prompt, so no {of_prompt[0]}; leave that pool out"
         raise InvalidInputError(msg)
+    for name in of_spans:
+        mask = row.spans.get(name)
+        if mask is None or not mask.any():
+            known = ", ".join(row.spans) or "none"
+            lost = " left after truncation" if mask is not None and row.truncated else ""
+            msg = (
+                f"text {text.id!r} has no token of a span {name!r}{lost} (its spans: {known}); "
+                "leave the text or the pool out"
+            )
+            raise InvalidInputError(msg)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+import torch
 from tqdm import tqdm
 
 from ..schemas import CaptureSpec, CorpusInfo, ExtractSpec, Seal, Text
@@ -15,7 +16,7 @@ from .engines import check_engine, load_for_plan, open_engine
 from .environment import extraction_environment
 from .pipeline import Progress, stream_blocks
 from .planning import PreparedRun, prepare_run
-from .worker import Worker
+from .worker import Worker, local_device
 
 __all__ = ["ExtractResult", "extract_blocks", "extract_run", "plan_extraction"]
 
@@ -140,12 +141,14 @@ def extract_blocks(
     """Run the blocks of a run that nobody has committed, and seal it; see :func:`extract_run`."""
     store = writer.store
     share = worker or Worker()
+    device = local_device(extract.device, worker, n_devices=torch.cuda.device_count())
+    here = extract.model_copy(update={"device": device})
     pending = share.blocks(writer.pending_blocks())
     skips_claimed = worker is not None and store.info.create_only
     n_run = 0
     if pending:
         with (
-            open_engine(prepared, model=model, revision=revision, extract=extract) as engine,
+            open_engine(prepared, model=model, revision=revision, extract=here) as engine,
             closing(writer),
             _ProgressBar(prepared, pending, show=show_progress) as report,
         ):

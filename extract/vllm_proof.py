@@ -119,7 +119,9 @@ class Proof:
                 msg = f"block {i} does not return what block {i + 1} reads: not a residual stream"
                 raise InvalidInputError(msg)
         self._check_final_norm(self._seen[-1]["resid_post"], self._output)
-        there = set.intersection(*(proven_in_block(seen) for seen in self._seen))
+        there = set.intersection(
+            *(proven_in_block(s, b) for s, b in zip(self._seen, self._blocks, strict=True))
+        )
         return [site for site in _ORDER if site in there]
 
     def _check_final_norm(self, last: torch.Tensor, output: torch.Tensor) -> None:

@@ -2,7 +2,18 @@
 
 from .analysis import ConfoundSpec, ControlConcept, NullKind, NullSpec
 from .base import Record, canonical_json, digest_json, near_names
-from .capture import CaptureSpec, Dtype, Pool, Rendering, Site, array_name, norm_name
+from .capture import (
+    CaptureSpec,
+    Dtype,
+    Pool,
+    Rendering,
+    Site,
+    SpanPool,
+    TokenCapture,
+    array_name,
+    norm_name,
+    span_of,
+)
 from .catalog import Catalog, CatalogRun
 from .claim import BlockClaim, BlockDecision
 from .comparison import (
@@ -145,6 +156,7 @@ __all__ = [
     "SimilarityRow",
     "SimilaritySpec",
     "Site",
+    "SpanPool",
     "Split",
     "SteerSpec",
     "SteeringRow",
@@ -157,6 +169,7 @@ __all__ = [
     "TextId",
     "TextSelector",
     "TokenAxis",
+    "TokenCapture",
     "TokenizerInfo",
     "TransferRow",
     "TransferSpec",
@@ -173,5 +186,6 @@ __all__ = [
     "norm_name",
     "parse_size",
     "require_like",
+    "span_of",
     "texts_digest",
 ]

@@ -78,7 +78,10 @@ class EnvironmentInfo(Record):
     n_threads: int | None = None
 
 
-_DIMS = {("text", "layer", "hidden"), ("text", "layer"), ("token", "token_layer", "hidden")}
+_DIMS = {
+    ("text", "layer", "hidden"), ("text", "layer"), ("token", "token_layer", "hidden"),
+    ("text", "layer", "head_hidden"), ("token", "token_layer", "head_hidden"),
+}  # fmt: skip
 
 
 class ArraySpec(Record):
@@ -87,12 +90,15 @@ class ArraySpec(Record):
     ``shape`` is that of the stored array. Chunks are (rows per block, 1, hidden) for
     (text, layer, hidden) arrays, (rows per block, n_layers) for (text, layer) arrays, and
     (rows per chunk, 1, hidden) for (token, token_layer, hidden) arrays, see :class:`TokenAxis`.
+    ``head_hidden`` takes the place of ``hidden`` where heads stand one after another: attributes
+    ``n_heads`` and ``head_dim`` say how many of what size.
     The ``-bits`` types are stored as uint16: the bit patterns of a 16-bit float, half the memory.
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=80)]
     dims: Annotated[
-        tuple[Literal["text", "token", "layer", "token_layer", "hidden"], ...], Field(max_length=3)
+        tuple[Literal["text", "token", "layer", "token_layer", "hidden", "head_hidden"], ...],
+        Field(max_length=3),
     ]
     shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=3)]
     dtype: Literal["float32", "bfloat16-bits", "float16-bits"] = "float32"
@@ -109,6 +115,12 @@ class ArraySpec(Record):
         if len(self.dims) != len(self.shape):
             msg = f"{len(self.dims)} dims but a shape of {len(self.shape)} numbers"
             raise ValueError(msg)
+        if self.dims[-1] == "head_hidden":
+            heads = [self.attrs.get(name) for name in ("n_heads", "head_dim")]
+            n, size = (part if type(part) is int and part > 0 else 0 for part in heads)
+            if n * size != self.shape[-1]:
+                msg = f"n_heads and head_dim are {heads}, their product must be {self.shape[-1]}"
+                raise ValueError(msg)
         return self
 
     @property
@@ -216,6 +228,15 @@ class RunPlan(Record):
         """Return the rows of ``block`` as a slice."""
         start = block * self.rows_per_block
         return slice(start, min(start + self.rows_per_block, self.n_texts))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Length of each dim of the stored arrays, by its name."""
+        sizes = {"text": self.n_texts, "layer": len(self.layers), "hidden": self.model.hidden_size}
+        if self.token_axis is not None:
+            sizes |= {"token": self.token_axis.n_rows, "token_layer": len(self.token_axis.layers)}
+        wide = [spec.shape[-1] for spec in self.arrays if spec.dims[-1] == "head_hidden"]
+        return sizes | ({"head_hidden": wide[0]} if wide else {})
 
     @property
     def n_objects(self) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from .base import Record
-from .capture import CaptureSpec, Pool
+from .capture import CaptureSpec, Pool, SpanPool
 from .errors import InvalidInputError
 from .run import EngineName, RunId
 from .sizes import parse_size
@@ -59,7 +59,8 @@ class ExtractSpec(Record):
     16-bit patterns of the model's own type; means stay float32. ``nonfinite`` says what becomes
     of NaN or infinity in an activation: ``stop`` ends the run and names text, layer and token;
     ``record`` stores the vector of that text and layer as NaN and notes the row in the commit
-    record.
+    record. ``device_map`` spreads a model over all GPUs, then over host memory and disk, as
+    accelerate does.
     """
 
     engine: EngineName = "transformers"
@@ -70,6 +71,7 @@ class ExtractSpec(Record):
     bits16: bool = False
     nonfinite: Literal["stop", "record"] = "stop"
     device: str = "auto"
+    device_map: Literal["auto", "balanced", "sequential"] | None = None
     attn_implementation: str | None = None
     seed: int = 0
 
@@ -100,7 +102,7 @@ class ProbeSpec(Record):
     """
 
     methods: Annotated[tuple[ProbeMethod, ...], Field(min_length=1)] = ("diff_means", "logistic")
-    pools: tuple[Pool, ...] | None = None  # None: every pool of the run
+    pools: tuple[Pool | SpanPool, ...] | None = None  # None: every pool of the run
     max_folds: Annotated[int, Field(ge=2)] = 100
     c_grid: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1e-4, 1e-2, 1.0, 1e2)
     lambda_grid: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (

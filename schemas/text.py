@@ -36,7 +36,9 @@ TextId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=
 MAX_TOKENS = 2**20  # of one text
 MAX_TURNS = 10_000
 # Keys that came later: where they say nothing they are left out, so that digests stay.
-_LATER = ("messages", "token_ids", "response_start", "task_conflict")
+_LATER = ("messages", "token_ids", "response_start", "task_conflict", "spans")
+SpanName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+CharSpan = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
 
 
 class ArmNames(Record):
@@ -84,6 +86,9 @@ class Text(Record):
     ``prompt`` and ``response`` then only say to readers what the ids mean, and may be left out.
     Ids are those of one model's vocabulary.
 
+    ``spans`` names parts of the response: lists of [start, stop) in its characters, which the
+    pool ``mean_span:NAME`` is taken over.
+
     ``pair`` links the two arms of a contrast; ``scenario`` is the unit of generalisation;
     ``subset`` names a part of a corpus that was designed differently (``shortcut``, ``balanced``);
     ``variant`` is the lexical arm (``original`` or an ablation of the text in ``parent``);
@@ -115,6 +120,10 @@ class Text(Record):
     ) = None
     response_start: Annotated[int, Field(ge=0)] | None = None
     task_conflict: bool | None = None
+    spans: (
+        dict[SpanName, Annotated[tuple[CharSpan, ...], Field(min_length=1, max_length=MAX_TURNS)]]
+        | None
+    ) = None
 
     @model_validator(mode="before")
     @classmethod
@@ -148,6 +157,21 @@ class Text(Record):
                     "token_ids"
                 )
                 raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _spans_inside(self) -> Self:
+        if self.spans is not None and self.token_ids is not None:
+            msg = "spans are characters of the response, which token_ids do not have"
+            raise ValueError(msg)
+        for name, spans in (self.spans or {}).items():
+            for start, stop in spans:
+                if not start < stop <= len(self.response):
+                    msg = (
+                        f"span {name!r} is [{start}, {stop}), expected a part of the response of "
+                        f"{len(self.response)} characters"
+                    )
+                    raise ValueError(msg)
         return self
 
     @model_validator(mode="after")

@@ -12,14 +12,17 @@ if TYPE_CHECKING:
     from .aligned import open_runs
     from .appending import Append, finish_append, new_texts, plan_append
     from .block_claims import BlockClaimedError
+    from .blocks import block_bytes
     from .card import write_card
     from .catalog import read_catalog
     from .coordinates import text_coords
     from .environment import describe_environment
+    from .heads import split_heads
     from .importing import PreparedImport, import_run, prepare_import
     from .layout import rows_per_block
     from .notes import finite_texts
     from .parts import content_digest, part_names, read_texts, run_of, sealed_parts
+    from .progress import RunProgress, run_progress
     from .reader import open_run
     from .repair import RepairPlan, apply_repair, plan_repair
     from .store import Store, create_store, open_store
@@ -34,11 +37,13 @@ __all__ = [
     "Fault",
     "PreparedImport",
     "RepairPlan",
+    "RunProgress",
     "RunWriter",
     "Store",
     "Transfer",
     "VerifyReport",
     "apply_repair",
+    "block_bytes",
     "content_digest",
     "create_store",
     "describe_environment",
@@ -61,7 +66,9 @@ __all__ = [
     "rows_per_block",
     "rows_within_memory",
     "run_of",
+    "run_progress",
     "sealed_parts",
+    "split_heads",
     "text_coords",
     "verify_run",
     "write_card",
@@ -73,12 +80,14 @@ _MODULES = {
     "Fault": "verification",
     "PreparedImport": "importing",
     "RepairPlan": "repair",
+    "RunProgress": "progress",
     "RunWriter": "writer",
     "Store": "store",
     "Transfer": "transfer",
     "VerifyReport": "verification",
     "apply_repair": "repair",
     "content_digest": "parts",
+    "block_bytes": "blocks",
     "create_store": "store",
     "describe_environment": "environment",
     "finite_texts": "notes",
@@ -98,9 +107,11 @@ _MODULES = {
     "read_catalog": "catalog",
     "read_texts": "parts",
     "rows_per_block": "layout",
+    "run_progress": "progress",
     "rows_within_memory": "tokens",
     "run_of": "parts",
     "sealed_parts": "parts",
+    "split_heads": "heads",
     "text_coords": "coordinates",
     "verify_run": "verification",
     "write_card": "card",

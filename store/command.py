@@ -37,6 +37,10 @@ def extraction_command(
     if capture.layers != "all":
         parts += ["--layers", ",".join(map(str, capture.layers))]
     parts += ["--pools", ",".join(capture.pools), "--sites", ",".join(capture.sites)]
+    if capture.tokens is not None:
+        layers = capture.tokens.layers
+        parts += ["--tokens", layers if layers == "all" else ",".join(map(str, layers))]
+        parts += ["--token-sites", ",".join(capture.tokens.sites)]
     parts += ["--dtype", capture.dtype, "--render", capture.render]
     parts += ["--max-tokens", str(capture.max_tokens)]
     parts += ["--truncate"] if capture.truncate else []

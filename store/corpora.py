@@ -22,7 +22,7 @@ from ..schemas.text import MAX_TOKENS
 
 __all__ = ["parse_texts", "texts_table"]
 
-_JSON_FIELDS = ("messages", "token_ids", "response_start", "task_conflict")
+_JSON_FIELDS = ("messages", "token_ids", "response_start", "task_conflict", "spans")
 _FIELDS = tuple(name for name in Text.model_fields if name not in _JSON_FIELDS)
 _IDS = re.compile(r"\[\d{1,10}(,\d{1,10})*\]")
 _LIMITS = {"thrift_string_size_limit": 2**20, "thrift_container_size_limit": 2**20}

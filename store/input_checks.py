@@ -15,18 +15,21 @@ from .tokens import PADDING, to_stored_rows, token_places
 __all__ = ["check_plan", "static_arrays"]
 
 _NAME = re.compile(r"^[a-z][a-z0-9_]{0,79}$")
+_TOKEN_MASKS = ("token_response", "token_special")
+_TOKEN_DATA = {"token_id", "token_offset", *_TOKEN_MASKS}
 _NUMBERS = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float32", "float64",
 }  # fmt: skip
-_DIMENSIONS = {"hidden", "token", "text_edge", "token_text", "token_position", "token_layer"}
+_DIMENSIONS = {
+    "hidden", "head_hidden", "head", "head_dim", "token", "text_edge", "token_text",
+    "token_position", "token_layer",
+}  # fmt: skip
 
 
 def check_plan(plan: RunPlan) -> None:
     """Raise InvalidInputError where the parts of ``plan`` contradict each other."""
-    sizes = {"text": plan.n_texts, "layer": len(plan.layers), "hidden": plan.model.hidden_size}
-    if plan.token_axis is not None:
-        sizes |= {"token": plan.token_axis.n_rows, "token_layer": len(plan.token_axis.layers)}
+    sizes = plan.sizes
     names = [spec.name for spec in plan.arrays]
     if not names or len(set(names)) != len(names):
         msg = f"run {plan.run!r}: expected arrays with distinct names, got {names}"
@@ -105,11 +108,19 @@ def _token_arrays(
 ) -> list[StaticArray]:
     if not token_data and plan.token_axis is None:
         return []
-    if set(token_data) != {"token_id", "token_offset"}:
+    if not {"token_id", "token_offset"} <= set(token_data) <= _TOKEN_DATA:
         msg = (
-            f"run {plan.run!r}: token_data needs 'token_id' and 'token_offset', "
-            f"got {sorted(token_data)}"
+            f"run {plan.run!r}: token_data needs 'token_id' and 'token_offset', and may have "
+            f"'token_response' and 'token_special', got {sorted(token_data)}"
         )
+        raise InvalidInputError(msg)
+    masks = [
+        _checked(StaticArray(name, "token", np.asarray(token_data[name])), size=plan.n_tokens)
+        for name in _TOKEN_MASKS
+        if name in token_data
+    ]
+    if any(mask.values.dtype != bool for mask in masks):
+        msg = f"run {plan.run!r}: {', '.join(_TOKEN_MASKS)} must be bool"
         raise InvalidInputError(msg)
     ids = StaticArray("token_id", "token", np.asarray(token_data["token_id"]))
     offsets = StaticArray("token_offset", "text_edge", np.asarray(token_data["token_offset"]))
@@ -121,7 +132,13 @@ def _token_arrays(
             f"got {edges[0]} to {edges[-1]}"
         )
         raise InvalidInputError(msg)
-    return arrays if plan.token_axis is None else _padded(plan, ids=ids.values, offsets=edges)
+    if plan.token_axis is None:
+        return [*arrays, *masks]
+    stored = [
+        StaticArray(m.name, "token", to_stored_rows(plan.token_axis, m.values, fill=False))
+        for m in masks
+    ]
+    return [*_padded(plan, ids=ids.values, offsets=edges), *stored]
 
 
 def _padded(

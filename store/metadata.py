@@ -50,11 +50,7 @@ _REQUIRED = {
 
 def check_bounds(plan: RunPlan, *, where: str) -> None:
     """Raise CorruptError where a stored plan contradicts itself or is absurdly large."""
-    sizes = {"text": plan.n_texts, "layer": len(plan.layers), "hidden": plan.model.hidden_size}
-    names = [spec.name for spec in plan.arrays]
-    axis = plan.token_axis
-    if axis is not None:
-        sizes |= {"token": axis.n_rows, "token_layer": len(axis.layers)}
+    sizes, names = plan.sizes, [spec.name for spec in plan.arrays]
     shapes = all(spec.shape == tuple(sizes.get(d) for d in spec.dims) for spec in plan.arrays)
     fits = all(4 * math.prod(chunk_shape(plan, spec)) < 2**31 for spec in plan.arrays)
     checks = (

@@ -237,7 +237,8 @@ class Store:
         environment
             The software and hardware that writes.
         token_data
-            ``token_id`` (token,) and ``token_offset`` (text + 1,).
+            ``token_id`` (token,) and ``token_offset`` (text + 1,); where given,
+            ``token_response`` and ``token_special`` (token,) bool.
 
         Raises
         ------

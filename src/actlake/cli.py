@@ -15,6 +15,7 @@ import click
 from ._version import __version__
 from .cli_check import ExtractGroup, check
 from .cli_corpus import corpus
+from .cli_progress import progress
 from .cli_runs import extract as run_extraction
 from .cli_runs import probe, steer
 from .cli_share import card, import_, pull, push
@@ -181,5 +182,5 @@ extract = ExtractGroup(
     help="Run a model over a corpus once and store its activations; check a model.",
     commands={"run": run_extraction, "check": check},
 )
-for command in (corpus, extract, probe, steer, store):
+for command in (corpus, extract, progress, probe, steer, store):
     cli.add_command(command)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +14,12 @@ from .console import (
     json_option,
     parse_alphas,
     print_facts,
+    print_table,
     say,
 )
+
+if TYPE_CHECKING:
+    from .store import Store
 
 __all__ = ["extract", "probe", "steer"]
 
@@ -36,8 +41,13 @@ _out_option = click.option(
 @click.option("--run", help="Name of the run.  [default: the model's name]")
 @click.option("--revision", help="Revision of a hub model.")
 @click.option("--layers", help="Block indices such as 0,4,8-12.  [default: all]")
-@click.option("--pools", help="Pools.  [default: mean_response,last_prompt,last_response]")
-@click.option("--sites", help="Such as attn_out,resid_mid,mlp_out.  [default: resid_post]")
+@click.option(
+    "--pools",
+    help="Such as max_abs,mean_span:NAME.  [default: mean_response,last_prompt,last_response]",
+)
+@click.option("--sites", help="Such as attn_out,resid_mid,attn_heads.  [default: resid_post]")
+@click.option("--tokens", help="Layers whose tokens are stored one by one, such as 12 or all.")
+@click.option("--token-sites", help="Sites of those tokens.  [default: resid_post]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--render", help="auto, chat or plain.  [default: auto]")
 @click.option("--max-tokens", type=int, help="Longest text.  [default: 4096]")
@@ -54,12 +64,23 @@ _out_option = click.option(
     help="Of NaN or infinity: stop, or store NaN and note it.  [default: stop]",
 )
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps.  [default: auto]")
+@click.option(
+    "--device-map",
+    type=click.Choice(["auto", "balanced", "sequential"]),
+    help="Spread a large model over devices, host and disk.",
+)
 @click.option("--attn", "attn_implementation", help="eager, sdpa, flash_attention_2.")
 @click.option("--arms", nargs=2, help="The corpus's own names of its positive and negative arm.")
 @click.option(
     "--append", "is_append", is_flag=True, help="Add the texts that RUN does not have yet to it."
 )
-@click.option("--worker", help="This worker of several, such as 1/4: every fourth block.")
+@click.option("--worker", help="Such as 1/4: every fourth block; auto asks torchrun or Slurm.")
+@click.option(
+    "--shard-plan",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    help="Print what each of N workers would do, and a line for Slurm; read no weights.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what it would do; read no weights.")
 @click.option(
     "--probe", type=click.FloatRange(0), metavar="SECONDS", help="With --dry-run: how long to try."
@@ -81,6 +102,7 @@ def extract(
     arms: tuple[str, str] | None,
     worker: str | None,
     is_append: bool,
+    shard_plan: int | None,
     dry_run: bool,
     probe: float | None,
     price: float | None,
@@ -109,13 +131,15 @@ def extract(
     from .store import create_store, new_texts, open_store, plan_append
     from .study import run_name
 
-    share = Worker.parse(worker) if worker else None
+    share = None
+    if worker is not None:
+        share = Worker.from_environment() if worker == "auto" else Worker.parse(worker)
     named = {"positive": arms[0], "negative": arms[1]} if arms else {}
     info, texts = load_corpus(StudyCorpus.parse({"source": corpus, "arms": named}))
     name = run or run_name(StudyModel(model=model))
     base = settings_of(open_store(store_url).read_plan(name)) if is_append else None
     capture, execution = extract_specs(options, base=base)
-    if dry_run:
+    if dry_run or shard_plan:
         if is_append:
             found = open_store(store_url)
             texts = new_texts(found, plan_append(found, name), texts)
@@ -132,6 +156,9 @@ def extract(
             capture=capture,
             extract=execution,
         )
+        if shard_plan:
+            _show_shards(prepared.shards(shard_plan), run=name, as_json=as_json)
+            return
         summary = estimate_run(
             prepared,
             model=model,
@@ -141,17 +168,22 @@ def extract(
         )
         emit(summary, as_json=as_json, show=lambda: print_facts(summary))
         return
-    done = (append_texts if is_append else extract_run)(
-        create_store(store_url),
-        texts,
-        info,
-        model=model,
-        run=name,
-        revision=revision,
-        capture=capture,
-        extract=execution,
-        worker=share,
-    )
+    store = create_store(store_url)
+    try:
+        done = (append_texts if is_append else extract_run)(
+            store,
+            texts,
+            info,
+            model=model,
+            run=name,
+            revision=revision,
+            capture=capture,
+            extract=execution,
+            worker=share,
+        )
+    except KeyboardInterrupt:
+        _say_interrupted(store, name)
+        raise click.exceptions.Exit(130) from None
     value: dict[str, Any] = {
         "run": done.run,
         "blocks_run": done.n_blocks_run,
@@ -168,6 +200,38 @@ def extract(
         value["bytes"] = done.seal.n_bytes
         value["data_digest"] = done.seal.data_digest
     emit(value, as_json=as_json, show=lambda: print_facts(value))
+
+
+def _say_interrupted(store: Store, run: str) -> None:
+    """Say what of an interrupted run is there, and how to go on."""
+    committed = "nothing was committed yet"
+    if run in store.run_ids():
+        n_done, plan = len(store.committed_blocks(run)), store.read_plan(run)
+        committed = f"{n_done} of {plan.n_blocks} blocks are committed and stay"
+    say(f"{run}: interrupted; {committed}. The same command again goes on from there")
+
+
+def _show_shards(shards: list[dict[str, Any]], *, run: str, as_json: bool) -> None:
+    """Print the shares of workers, and the command that starts them all as a Slurm array."""
+    context = click.get_current_context()
+    words = ["actlake", "extract"]
+    for param in context.command.params:
+        value = context.params.get(param.name or "")
+        if param.name in {"shard_plan", "worker", "dry_run", "as_json"} or not value:
+            continue
+        values = [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
+        is_flag = isinstance(param, click.Option) and param.is_flag
+        named = [param.opts[0]] if isinstance(param, click.Option) else []
+        words += named + ([] if is_flag else values)
+    command = shlex.join([*words, "--worker", "auto"])
+    array = ["sbatch", f"--job-name={run}", f"--array=1-{len(shards)}", "--gpus=1", "--wrap"]
+    line = shlex.join([*array, command])
+
+    def show() -> None:
+        print_table(shards)
+        click.echo(f"\n{line}")
+
+    emit({"workers": shards, "slurm": line}, as_json=as_json, show=show)
 
 
 @click.command()

@@ -76,6 +76,14 @@ def extract_specs(
             given[name] = [part.strip() for part in given[name].split(",")]
     if "layers" in given:
         given["layers"] = parse_layers(given["layers"])
+    token_sites = given.pop("token_sites", None)
+    if "tokens" in given:
+        given["tokens"] = {"layers": parse_layers(given["tokens"])}
+        if token_sites:
+            given["tokens"]["sites"] = [part.strip() for part in token_sites.split(",")]
+    elif token_sites:
+        msg = "--token-sites needs --tokens, the layers whose tokens are stored"
+        raise InvalidInputError(msg)
     if str(given.get("chunk_size", "")).isdigit():
         given["chunk_size"] = int(given["chunk_size"])
     capture = {} if base is None else base[0].model_dump()

@@ -2,7 +2,14 @@ import json
 
 import pytest
 
-from actlake.corpus import check_texts, pair_texts, read_jsonl, texts_digest, write_jsonl
+from actlake.corpus import (
+    check_texts,
+    mark_spans,
+    pair_texts,
+    read_jsonl,
+    texts_digest,
+    write_jsonl,
+)
 from actlake.schemas import ArmNames, InvalidInputError, NotFoundError, Text
 
 ARMS = ArmNames(positive="empathic", negative="task_focused")
@@ -63,6 +70,19 @@ def test_texts_may_be_nothing_but_token_ids(tmp_path):
     assert read_jsonl(tmp_path / "back.jsonl") == [text]
 
 
+def test_spans_are_the_matches_of_a_pattern(tmp_path):
+    texts = [Text(id="a", response="I help, he helps", prompt="?"), Text(id="b", response="no")]
+    marked = mark_spans(texts, name="cue", pattern=r"\bhelps?\b")
+    assert marked[0].spans == {"cue": ((2, 6), (11, 16))}
+    assert marked[1] == texts[1]
+    twice = mark_spans(marked, name="first", pattern="^.")
+    assert set(twice[0].spans) == {"cue", "first"}
+    write_jsonl(twice, tmp_path / "t.jsonl")
+    assert read_jsonl(tmp_path / "t.jsonl") == twice
+    with pytest.raises(InvalidInputError, match="no regular expression"):
+        mark_spans(texts, name="cue", pattern="(")
+
+
 def test_keys_that_came_later_do_not_change_the_digests_of_texts_without_them():
     texts = [Text(id="a", response="x"), Text(id="b", response="y", prompt="?", system="s")]
     assert texts_digest(texts) == (
@@ -105,6 +125,10 @@ def test_keys_that_came_later_do_not_change_the_digests_of_texts_without_them():
         ([{"id": "a", "token_ids": [5, -1]}], r"token_ids\.1: .*greater than or equal to 0"),
         ([{"id": "a", "token_ids": [5, 6], "response_start": 2}], "beyond the 2 token_ids"),
         ([{"id": "a", "response": "x", "response_start": 2}], "counts token_ids, and there are"),
+        ([{"id": "a", "response": "xy", "spans": {"w": [[1, 3]]}}], r"span 'w' is \[1, 3\), exp"),
+        ([{"id": "a", "response": "xy", "spans": {"w": [[1, 1]]}}], r"span 'w' is \[1, 1\), exp"),
+        ([{"id": "a", "response": "xy", "spans": {"W": [[0, 1]]}}], r"spans\.W"),
+        ([{"id": "a", "token_ids": [5], "spans": {"w": [[0, 1]]}}], "token_ids do not have"),
         (
             [row("p1a", "empathic"), row("p1b", "task_focused"), row("p1a", "empathic")],
             r"t\.jsonl:3: duplicate id 'p1a' \(first at line 1\)",

@@ -1,4 +1,5 @@
 import typing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,7 @@ def test_every_pool_is_what_its_name_says(name):
                 "first_response": tokens[row.n_prompt],
                 "last_response": tokens[-1],
                 "last_prompt": tokens[row.n_prompt - 1],
+                "first_token": tokens[0],
                 "max_abs": np.abs(tokens[~bos]).max(axis=0),
                 "norm": np.linalg.norm(tokens[~bos], axis=1).mean(),
                 "norm_with_bos": np.linalg.norm(tokens, axis=1).mean(),
@@ -136,6 +138,24 @@ def test_the_last_layer_is_captured_before_the_final_norm(name):
         normed = norm(torch.from_numpy(seen)[None, None])[0, 0]
     torch.testing.assert_close(normed, out.hidden_states[-1][0, -1], rtol=1e-5, atol=1e-5)
     assert not np.allclose(seen, out.hidden_states[-1][0, -1].numpy(), atol=1e-3)
+
+
+def test_the_mean_over_a_span_is_that_of_its_tokens():
+    model = tiny_model("llama")
+    rows = []
+    for i, row in enumerate(ROWS):
+        mask = row.response & (np.arange(row.n_tokens) % 2 == i % 2)
+        rows.append(replace(row, spans={"odd": mask}))
+    seen = run(model, rows, pools=("mean_span:odd", "mean_response"))
+    for i, row in enumerate(rows):
+        with torch.inference_mode():
+            states = model(
+                torch.from_numpy(row.ids).long()[None], output_hidden_states=True
+            ).hidden_states
+        for layer in range(3):
+            expected = states[layer + 1][0][row.spans["odd"]].mean(dim=0).numpy()
+            got = seen["resid_post_mean_span_odd"][i, layer]
+            np.testing.assert_allclose(got, expected, rtol=5e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from actlake.corpus import mark_spans
 from actlake.extract import render_texts
 from actlake.models import organism_names, organism_path
 from actlake.schemas import CaptureSpec, InvalidInputError, Text
@@ -13,6 +14,10 @@ pytestmark = pytest.mark.torch
 TOKENIZER = AutoTokenizer.from_pretrained(organism_path(organism_names()[0]))
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1).filter(
     lambda s: s.strip() and "<|" not in s
+)
+
+ANY = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=9).filter(
+    lambda s: "<|" not in s
 )
 
 
@@ -168,3 +173,58 @@ def test_token_ids_too_are_held_to_the_limit():
         render_texts([text], TOKENIZER, spec=spec)
     (row,) = render_texts([text], TOKENIZER, spec=spec.model_copy(update={"truncate": True}))
     assert (row.n_tokens, row.n_total) == (40, 50)
+
+
+@settings(max_examples=80)
+@given(before=ANY, word=WORDS, after=ANY)
+def test_the_tokens_of_a_span_are_those_that_hold_a_byte_of_it(before, word, after):
+    text = Text(
+        id="t", prompt="Hi", response=before + word + after,
+        spans={"w": ((len(before), len(before) + len(word)),)},
+    )  # fmt: skip
+    spec = CaptureSpec(render="plain", pools=("mean_span:w",))
+    (row,) = render_texts([text], TOKENIZER, spec=spec)
+    # Byte-level tokens are written with one character per byte: counting them needs no offsets.
+    tokens = TOKENIZER.convert_ids_to_tokens(row.ids[~row.special].tolist())
+    edges = np.concatenate([[0], np.cumsum([len(token) for token in tokens])])
+    assert edges[-1] == len(("Hi" + text.response).encode())
+    low = len(("Hi" + before).encode())
+    expected = (edges[1:] > low) & (edges[:-1] < low + len(word.encode()))
+    np.testing.assert_array_equal(
+        row.spans["w"][~row.special], expected & row.response[~row.special]
+    )
+
+
+@settings(max_examples=40)
+@given(lead=st.text(" \n\u3000", max_size=4), word=WORDS)
+def test_spans_of_a_chat_begin_where_the_stripped_response_does(lead, word):
+    word = word.strip()
+    start = len(lead) + 2
+    text = Text(
+        id="t",
+        prompt="Hi",
+        response=f"{lead}¶ {word} ¶",
+        spans={"w": ((start, start + len(word)),)},
+    )
+    (row,) = render_texts([text], TOKENIZER, spec=CaptureSpec(pools=("mean_span:w",)))
+    found = decode(row.ids[row.spans["w"]])
+    assert word in found
+    assert "¶" not in found.replace(word, "")
+
+
+def test_a_text_without_the_span_is_refused_by_name():
+    texts = mark_spans(
+        [Text(id="a", response="I help him."), Text(id="b", response="I go on.")],
+        name="cue", pattern="help",
+    )  # fmt: skip
+    assert texts[0].spans == {"cue": ((2, 6),)}
+    assert texts[1].spans is None
+    spec = CaptureSpec(pools=("mean_span:cue",))
+    with pytest.raises(InvalidInputError, match=r"'b' has no token of a span 'cue' \(its spans: n"):
+        render_texts(texts, TOKENIZER, spec=spec)
+    late = mark_spans([Text(id="a", response="I go on. " * 9 + "help")], name="cue", pattern="help")
+    cut = spec.model_copy(update={"max_tokens": 12, "truncate": True})
+    with pytest.raises(InvalidInputError, match="'cue' left after truncation"):
+        render_texts(late, TOKENIZER, spec=cut)
+    (row,) = render_texts(texts[:1], TOKENIZER, spec=spec)
+    assert "help" in decode(row.ids[row.spans["cue"]])

@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actlake.corpus import corpus_info
+from actlake.analyze.arrays import run_pools
+from actlake.corpus import corpus_info, mark_spans
 from actlake.extract import extract_run, load_model, plan_extraction, render_texts
 from actlake.schemas import (
     AlreadyExistsError,
@@ -284,3 +285,18 @@ def test_the_ids_of_a_text_give_the_activations_of_the_text(tmp_path, folder):
         np.testing.assert_array_equal(given[name].values, written[name].values)
     assert verify_run(store, "ids", full=True).ok
     assert store.read_corpus("ids") == (info, ids)
+
+
+def test_pools_over_spans_are_stored_and_found_by_analyses(tmp_path, folder):
+    store = create_store(str(tmp_path / "store"))
+    texts = mark_spans(TEXTS, name="cue", pattern="help|stop")
+    info = corpus_info("marked", texts)
+    capture = CaptureSpec(pools=("mean_span:cue", "mean_response"))
+    extract_run(store, texts, info, model=str(folder), run="r", capture=capture, extract=EXTRACT)
+    dataset = open_run(store, "r")
+    assert dataset["resid_post_mean_span_cue"].attrs["pool"] == "mean_span:cue"
+    assert "overlap the spans 'cue'" in dataset["resid_post_mean_span_cue"].attrs["token_mask"]
+    assert run_pools(dataset) == ("resid_post", ["mean_response", "mean_span:cue"])
+    assert verify_run(store, "r", full=True).ok
+    with pytest.raises(InvalidInputError, match="has no token of a span 'cue'"):
+        extract(store, folder, run="other", capture=capture)

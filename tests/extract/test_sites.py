@@ -41,7 +41,8 @@ def test_parallel_sublayers_have_no_stream_between_them(name):
     pre, attention, mlp, post = (last(run(model, ROWS, sites=sites), site) for site in sites)
     np.testing.assert_allclose(pre + attention + mlp, post, rtol=1e-5, atol=1e-5)
     with pytest.raises(
-        InvalidInputError, match="no site resid_mid; it has resid_pre, attn_out, mlp_out, resid_po"
+        InvalidInputError,
+        match="no site resid_mid; it has resid_pre, attn_heads, attn_out, mlp_out, resid",
     ):
         run(model, ROWS, sites=("resid_mid",))
 
@@ -65,7 +66,8 @@ def test_a_block_that_adds_something_else_too_is_found_out():
     for block in blocks:
         block.register_forward_hook(lambda _module, _args, out: out + 0.5)
     with pytest.raises(
-        InvalidInputError, match="no site mlp_out; it has resid_pre, attn_out, resid_mid, resid_po"
+        InvalidInputError,
+        match="no site mlp_out; it has resid_pre, attn_heads, attn_out, resid_mid, resid",
     ):
         check_sites(model.base_model, blocks, sites=("mlp_out",))
 

@@ -42,6 +42,7 @@ RICH = [
     Text(id="ids", token_ids=tuple(range(150_000))),
     Text(id="both", token_ids=(5, 6, 7), response_start=2, prompt="Hi", response="no"),
     Text(id="plain", response="x"),
+    Text(id="spans", response="xyz", spans={"w": ((0, 1), (2, 3))}),
 ]
 
 
@@ -57,7 +58,7 @@ def test_columns_are_there_only_where_texts_have_them():
     base = names(TEXTS)
     assert base[-1] == "parent"
     assert names([*TEXTS, Text(id="d", token_ids=(1,))]) == [*base, "token_ids"]
-    assert names(RICH) == [*base, "messages", "token_ids", "response_start"]
+    assert names(RICH) == [*base, "messages", "token_ids", "response_start", "spans"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,257 @@
+"""Token arrays: every token of chosen layers, which pool to what was pooled on the device."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from transformers import AutoModelForCausalLM
+
+from actlake.cli import cli
+from actlake.corpus import corpus_info, write_jsonl
+from actlake.extract import (
+    TransformersEngine,
+    Worker,
+    extract_run,
+    extraction_environment,
+    load_model,
+    plan_extraction,
+    render_texts,
+)
+from actlake.extract.costs import memory_needed
+from actlake.extract.pipeline import stream_blocks
+from actlake.schemas import CaptureSpec, ExtractSpec, InvalidInputError, NumericalError
+from actlake.store import create_store, finite_texts, open_run, verify_run
+from tests.extract.test_capture import Predictable, loaded
+from tests.extract.test_run import TEXTS
+from tests.extract.tiny import tiny_folder
+
+pytestmark = pytest.mark.torch
+
+INFO = corpus_info("c", TEXTS)
+SITES = ("resid_pre", "resid_post")
+CAPTURE = CaptureSpec.parse({"sites": SITES, "tokens": {"sites": ["resid_post"], "layers": [1, 3]}})
+SPEC = ExtractSpec(chunk_size=7, batch_tokens=200, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_folder("llama", tmp_path_factory.mktemp("model") / "tiny-llama")
+
+
+def extract(store, folder, *, run="r", capture=CAPTURE, spec=SPEC, **options):
+    return extract_run(
+        store, TEXTS, INFO, model=str(folder), run=run, capture=capture, extract=spec, **options
+    )
+
+
+def token_rows(dataset):
+    """Yield (text, slice of its tokens)."""
+    edges = dataset["token_offset"].values
+    for i, name in enumerate(dataset["text"].values):
+        yield name, slice(edges[i], edges[i + 1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tokens_pool_to_what_was_pooled_on_the_device(tmp_path, folder, dtype):
+    store = create_store(tmp_path / "store")
+    capture = CAPTURE.model_copy(update={"dtype": dtype})
+    extract(store, folder, capture=capture)
+    assert verify_run(store, "r", full=True).ok
+    dataset = open_run(store, "r").compute()
+    tokens = dataset["resid_post_tokens"]
+    assert tokens.dims == ("token", "token_layer", "hidden")
+    assert tokens["token_layer"].values.tolist() == [1, 3]
+    response = dataset["token_response"].values
+    special = dataset["token_special"].values
+    for name, span in token_rows(dataset):
+        pooled = dataset.sel(text=name, layer=[1, 3])
+        here = tokens.values[span]
+        mean = here[response[span]].astype(np.float64).mean(axis=0)
+        np.testing.assert_allclose(pooled["resid_post_mean_response"], mean, rtol=1e-5, atol=1e-5)
+        first = int(pooled["n_prompt_tokens"])
+        assert np.array_equal(pooled["resid_post_last_prompt"], here[first - 1])
+        last = np.flatnonzero(response[span])[-1]
+        assert np.array_equal(pooled["resid_post_last_response"], here[last])
+        norms = np.linalg.norm(here[~special[span]].astype(np.float64), axis=-1).mean(axis=0)
+        np.testing.assert_allclose(pooled["resid_post_norm"], norms, rtol=1e-5)
+    if dtype == "bfloat16":  # exactly the model's values
+        assert not (tokens.values.view(np.uint32) & 0xFFFF).any()
+
+
+def test_coordinates_say_which_token_is_which(tmp_path, folder):
+    store = create_store(tmp_path / "store")
+    extract(store, folder)
+    dataset = open_run(store, "r").compute()
+    tokenizer = load_model(str(folder), weights=False).tokenizer
+    by_id = {text.id: text for text in TEXTS}
+    for i, (name, span) in enumerate(token_rows(dataset)):
+        (row,) = render_texts([by_id[name]], tokenizer, spec=CAPTURE)
+        assert dataset["token_id"].values[span].tolist() == row.ids.tolist()
+        assert dataset["token_response"].values[span].tolist() == row.response.tolist()
+        assert dataset["token_special"].values[span].tolist() == row.special.tolist()
+        assert (dataset["token_text"].values[span] == i).all()
+        assert dataset["token_position"].values[span].tolist() == list(range(row.n_tokens))
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, 24, "2kB"])
+def test_every_token_is_where_it_belongs_on_a_model_whose_answer_is_known(
+    tmp_path, folder, chunk_size
+):
+    spec = SPEC.model_copy(update={"chunk_size": chunk_size})
+    prepared = plan_extraction(
+        TEXTS, model=str(folder), run="r", corpus="c", capture=CAPTURE, extract=spec
+    )
+    engine = TransformersEngine(
+        loaded(Predictable()), sites=SITES, layers=prepared.plan.layers,
+        pools=prepared.plan.capture.pools, tokens=prepared.token_layers,
+    )  # fmt: skip
+    store = create_store(tmp_path / "store")
+    writer = store.create_run(
+        prepared.plan, coords=prepared.coords, token_data=prepared.token_data,
+        environment=extraction_environment(),
+    )  # fmt: skip
+    with engine.ready():
+        stream_blocks(prepared, engine, writer, blocks=writer.pending_blocks())
+    writer.seal()
+    dataset = open_run(store, "r").compute()
+    base = np.cumsum([1000.0 * (i + 1) for i in range(4)])[[1, 3]]
+    expected = dataset["token_position"].values[:, None, None] + base[None, :, None]
+    found = dataset["resid_post_tokens"].values
+    np.testing.assert_array_equal(found, np.broadcast_to(expected, found.shape))
+    assert verify_run(store, "r", full=True).ok
+
+
+def test_bit_patterns_hold_the_same_values(tmp_path, folder):
+    capture = CAPTURE.model_copy(update={"dtype": "bfloat16"})
+    store = create_store(tmp_path / "store")
+    extract(store, folder, run="wide", capture=capture)
+    extract(
+        store, folder, run="bits", capture=capture, spec=SPEC.model_copy(update={"bits16": True})
+    )
+    wide, bits = (open_run(store, run)["resid_post_tokens"].values for run in ("wide", "bits"))
+    np.testing.assert_array_equal(wide, bits)
+    (spec,) = [a for a in store.read_plan("bits").arrays if a.is_tokens]
+    assert spec.dtype == "bfloat16-bits"
+
+
+def test_workers_share_a_run_with_tokens_and_it_resumes(tmp_path, folder):
+    store = create_store(tmp_path / "store")
+    first = extract(store, folder, worker=Worker(1, 2))
+    assert first.missing == (1, 3)
+    last = extract(store, folder)
+    assert (last.n_blocks_run, last.n_blocks_kept) == (2, 2)
+    whole = extract(create_store(tmp_path / "whole"), folder)
+    assert last.seal.data_digest == whole.seal.data_digest
+
+
+def test_a_batch_that_ran_in_halves_has_its_tokens_in_order(folder):
+    model = load_model(str(folder), device="cpu")
+    prepared = plan_extraction(
+        TEXTS, model=str(folder), run="r", corpus="c", capture=CAPTURE, extract=SPEC
+    )
+    engine = TransformersEngine(
+        model, sites=SITES, layers=range(4), pools=("mean_response",), tokens=prepared.token_layers
+    )
+    rows = [prepared.rows[i] for i in (20, 3, 11)]
+    with engine.ready():
+        whole = engine.forward(rows)["resid_post_tokens"]
+        assert len(whole) == sum(row.n_tokens for row in rows)
+
+        def refuse(_module, args):
+            if len(args[0]) > 1:
+                raise torch.OutOfMemoryError("out of memory. Tried to allocate 2.00 GiB.")
+
+        model.backbone.layers[0].register_forward_pre_hook(refuse)
+        halved = engine.forward(rows)["resid_post_tokens"]
+    assert engine.n_halved == 2
+    torch.testing.assert_close(whole, halved, rtol=5e-5, atol=5e-4)
+
+
+def test_the_plan_says_what_tokens_take(folder):
+    def plan(**capture):
+        return plan_extraction(
+            TEXTS, model=str(folder), run="r", corpus="c",
+            capture=CaptureSpec.parse({"sites": SITES, **capture}), extract=SPEC,
+        )  # fmt: skip
+
+    cpu = torch.device("cpu")
+    pooled, tokens = plan(), plan(tokens={"layers": [1, 3]})
+    more = plan(tokens={"sites": SITES})
+    summary = tokens.summary()
+    n_rows = tokens.plan.token_axis.n_rows
+    assert n_rows >= tokens.plan.n_tokens
+    assert summary["bytes_per_array"]["resid_post_tokens"] == 4 * n_rows * 2 * 32
+    assert summary["token_layers"] == 2
+    assert "token_layers" not in pooled.summary()
+    assert pooled.plan.capture.to_dict().keys() == CaptureSpec().to_dict().keys()
+    needed = [memory_needed(p, cpu)["host"].needed for p in (pooled, tokens, more)]
+    assert needed == sorted(needed)
+    assert needed[0] < needed[1] < needed[2]
+
+
+def test_token_arrays_bound_the_rows_of_a_block(folder, monkeypatch):
+    monkeypatch.setattr(
+        "actlake.store.tokens.rows_within_memory.__kwdefaults__", {"block_bytes": 2**16}
+    )
+    spec = ExtractSpec(batch_tokens=200, device="cpu")
+    whole = plan_extraction(TEXTS, model=str(folder), run="r", corpus="c", extract=spec)
+    tokens = plan_extraction(
+        TEXTS, model=str(folder), run="r", corpus="c", capture=CAPTURE, extract=spec
+    )
+    assert whole.plan.n_blocks == 1
+    edges = np.diff(tokens.plan.token_axis.token_edges)
+    assert tokens.plan.n_blocks > 1
+    assert edges.max() * 4 * 2 * 32 <= 2**16
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ({"sites": ["mlp_out"]}, "tokens.sites names 'mlp_out', which sites does not"),
+        ({"layers": [1, 1]}, "tokens.layers names something twice"),
+        ({"layers": []}, "tokens.layers is empty"),
+        ({"layers": [2]}, r"tokens.layers names \[2\], which layers does not"),
+    ],
+)
+def test_tokens_that_are_not_captured_are_refused(tokens, message):
+    with pytest.raises(InvalidInputError, match=message):
+        CaptureSpec.parse({"layers": [1, 3], "tokens": tokens})
+
+
+def test_infinite_tokens_stop_the_run_or_are_noted(tmp_path, folder):
+    broken = tmp_path / "broken"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = load_model(str(folder), weights=False).tokenizer
+    model.model.embed_tokens.weight.data[int(tokenizer.bos_token_id), 3] = float("inf")
+    model.save_pretrained(broken)
+    tokenizer.save_pretrained(broken)
+    capture = CaptureSpec.parse(
+        {"sites": ["resid_pre"], "layers": [0], "pools": ["last_response"],
+         "tokens": {"sites": ["resid_pre"]}}
+    )  # fmt: skip
+    store = create_store(tmp_path / "store")
+    with pytest.raises(NumericalError, match=r"not finite at layer 0, first at token 0"):
+        extract(store, broken, capture=capture)
+    extract(store, broken, capture=capture, spec=SPEC.model_copy(update={"nonfinite": "record"}))
+    assert verify_run(store, "r", full=True).ok
+    assert not finite_texts(store, "r").any()
+    dataset = open_run(store, "r").compute()
+    blank = np.isnan(dataset["resid_pre_tokens"].values).all(axis=(1, 2))
+    np.testing.assert_array_equal(blank, dataset["token_position"].values == 0)
+    assert np.isfinite(dataset["resid_pre_tokens"].values[~blank]).all()
+
+
+def test_the_command_stores_tokens(tmp_path, folder):
+    corpus, store = tmp_path / "texts.jsonl", str(tmp_path / "store")
+    write_jsonl(TEXTS, corpus)
+    command = ["extract", str(folder), "--corpus", str(corpus), "--store", store, "--run", "r"]
+    command += ["--device", "cpu", "--chunk-size", "7", "--json"]
+    wrong = CliRunner().invoke(cli, [*command, "--token-sites", "resid_post"])
+    assert isinstance(wrong.exception, InvalidInputError)
+    planned = CliRunner().invoke(cli, [*command, "--tokens", "1,3", "--dry-run"])
+    assert json.loads(planned.stdout)["token_layers"] == 2
+    done = CliRunner().invoke(cli, [*command, "--tokens", "1,3", "--token-sites", "resid_post"])
+    assert done.exit_code == 0, done.output
+    assert open_run(store, "r")["resid_post_tokens"].sizes["token_layer"] == 2

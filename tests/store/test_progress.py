@@ -1,0 +1,92 @@
+"""How far a run is, told from the store alone."""
+
+import json
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from actlake.cli import cli
+from actlake.schemas import NotFoundError
+from actlake.store import run_progress
+from actlake.store.block_claims import BlockClaims
+from tests.store.forging import edit
+from tests.store.samples import block_values, make_plan, write_run
+
+
+def test_commits_and_claims_of_all_workers_are_counted(any_store):
+    plan = make_plan(n_texts=10, rows=4)
+    first = write_run(any_store, plan, blocks=[0], seal=False)
+    second = write_run(any_store, plan, blocks=[], seal=False)
+    assert second.claim_block(2)
+    now = run_progress(any_store, "tiny")
+    assert (now.blocks, now.blocks_committed, now.texts, now.texts_committed) == (3, 1, 10, 4)
+    assert not now.sealed
+    assert now.bytes_committed == sum(o.n_bytes for o in any_store.read_commit("tiny", 0).objects)
+    workers = {worker.writer: worker for worker in now.workers}
+    assert workers[first.writer].blocks == 1
+    assert workers[first.writer].claimed == ()
+    assert (workers[second.writer].texts, workers[second.writer].claimed) == (0, (2,))
+    assert workers[second.writer].seconds_ago < 60
+    second.write_block(2, block_values(plan, 2))
+    second.write_block(1, block_values(plan, 1))
+    second.seal()
+    done = run_progress(any_store, "tiny")
+    assert done.sealed
+    assert done.texts_committed == 10
+    assert {worker.texts for worker in done.workers} == {4, 6}
+    assert not any(worker.claimed for worker in done.workers)
+
+
+def test_what_was_given_up_or_is_dead_is_not_at_work(store):
+    plan = make_plan(n_texts=10, rows=4)
+    writer = write_run(store, plan, blocks=[0], seal=False)
+    writer.claim_block(1)
+    writer.close()
+    claims = BlockClaims(store, store.keys("tiny"), plan_id=writer.plan_id, writer="abc")
+    claims.acquire(2)
+    claims._stop.set()
+    edit(
+        store, "runs/tiny/claims/2.0.json",
+        lambda claim: claim.update(renewed_at=time.time() - 3600),
+    )  # fmt: skip
+    now = run_progress(store, "tiny")
+    assert not any(worker.claimed for worker in now.workers)
+    assert max(worker.seconds_ago for worker in now.workers) > 3000
+
+
+def test_speed_is_that_between_the_commits(store):
+    plan = make_plan(n_texts=10, rows=2)
+    write_run(store, plan, blocks=[0, 1, 2], seal=False)
+    assert run_progress(store, "tiny").texts_per_second is None  # all in one second
+    for block in range(3):
+        edit(
+            store, f"runs/tiny/commits/{block}.json",
+            lambda commit, block=block: commit.update(
+                committed_at=f"2030-01-01T00:00:{10 * block:02d}+00:00"
+            ),
+        )  # fmt: skip
+    now = run_progress(store, "tiny")
+    assert now.texts_per_second == pytest.approx(4 / 20)
+    assert now.seconds_left == pytest.approx(4 / (4 / 20))
+    edit(store, "runs/tiny/commits/1.json", lambda commit: commit.update(committed_at="never"))
+    assert run_progress(store, "tiny").texts_committed == 6
+
+
+def test_the_command_shows_workers_and_watches_to_the_end(store):
+    plan = make_plan(n_texts=10, rows=4)
+    writer = write_run(store, plan, blocks=[0], seal=False)
+    shown = CliRunner().invoke(cli, ["progress", store.url, "tiny"])
+    assert shown.exit_code == 0
+    assert writer.writer in shown.stdout
+    found = json.loads(CliRunner().invoke(cli, ["progress", store.url, "tiny", "--json"]).stdout)
+    assert (found["blocks_committed"], found["workers"][0]["texts"]) == (1, 4)
+    for block in (1, 2):
+        writer.write_block(block, block_values(plan, block))
+    watched = CliRunner().invoke(
+        cli, ["progress", store.url, "tiny", "--watch", "--interval", "0.01"]
+    )
+    assert watched.exit_code == 0
+    assert "10 of 10 texts in 3 of 3 blocks" in watched.stdout
+    missing = CliRunner().invoke(cli, ["progress", store.url, "none"])
+    assert isinstance(missing.exception, NotFoundError)
