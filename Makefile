@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 DEMO ?= actlake-demo
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help demo test test-slow test-torch-free lint format clean
+.PHONY: help demo test test-slow test-torch-free test-vllm lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -40,6 +40,15 @@ test-torch-free: ## run the torch-free suite on the newest Python 3.12+
 	test -x .venv-newest/bin/python || $(NEWEST) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,test]'
 	.venv-newest/bin/python -m pytest -m "not torch and not slow and not gpu" $(ARGS)
+
+# The sources come from this clone, everything else from an environment that clones share.
+test-vllm: export PYTHONPATH = src
+test-vllm: export HF_HUB_OFFLINE = 1
+test-vllm: export OMP_NUM_THREADS = 1
+test-vllm: export VLLM_CPU_OMP_THREADS_BIND = nobind
+test-vllm: export VLLM_CPU_KVCACHE_SPACE = 1
+test-vllm: ## test the vLLM engine with vLLM for the CPU
+	python=$$(sh tests/vllm/environment.sh $(PYTHON)) && "$$python" -m pytest -o timeout=900 tests/vllm $(ARGS)
 
 lint: $(VENV)/stamp-test ## check style, imports and types
 	$(BIN)/ruff check src/actlake/*/ src tests benchmarks
