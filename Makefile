@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 DEMO ?= actlake-demo
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help demo test test-slow test-torch-free test-oracle lint format clean
+.PHONY: help demo test test-slow test-torch-free test-oracle test-vllm lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -41,11 +41,17 @@ test-torch-free: ## run the torch-free suite on the newest Python 3.12+
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,test]'
 	.venv-newest/bin/python -m pytest -m "not torch and not slow and not gpu" $(ARGS)
 
-# Environments of their own, shared by clones: see tests/environment.sh.
-test-oracle: export PYTHONPATH = src
-test-oracle: export HF_HUB_OFFLINE = 1
+# The sources come from this clone, all else from environments that clones share.
+test-oracle test-vllm: export PYTHONPATH = src
+test-oracle test-vllm: export HF_HUB_OFFLINE = 1
 test-oracle: ## hold captured activations against TransformerLens and nnsight
 	python=$$(sh tests/environment.sh oracle tests/oracle/requirements.txt $(PYTHON)) && "$$python" -m pytest tests/oracle $(ARGS)
+
+test-vllm: export OMP_NUM_THREADS = 1
+test-vllm: export VLLM_CPU_OMP_THREADS_BIND = nobind
+test-vllm: export VLLM_CPU_KVCACHE_SPACE = 1
+test-vllm: ## test the vLLM engine with vLLM for the CPU
+	python=$$(sh tests/environment.sh vllm tests/vllm/requirements.txt $(PYTHON)) && "$$python" -m pytest -o timeout=900 tests/vllm $(ARGS)
 
 lint: $(VENV)/stamp-test ## check style, imports and types
 	$(BIN)/ruff check src/actlake/*/ src tests benchmarks

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,7 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to anybody
     "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # one more than a text that fills the model
     "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # its default is where our data goes
 }
 
 
@@ -47,6 +49,14 @@ def require_vllm() -> None:
             "--engine vllm"
         )
         raise MissingDependencyError(msg)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep warnings of vLLM's own affairs off the terminal; its errors come through."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class VllmEngine:
@@ -174,11 +184,14 @@ class VllmEngine:
             )
             raise InvalidInputError(msg)
 
+    @_quiet()
     def _start(self) -> Any:  # noqa: ANN401
         import vllm
         from vllm.platforms import current_platform
 
         options = self._options
+        if self._options["tensor_parallel_size"] == 1:
+            options = {"distributed_executor_backend": "uni", **options}  # a process less
         if current_platform.is_cpu() and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             options = {"kv_cache_memory_bytes": _CPU_CACHE, **options}
         try:
@@ -196,7 +209,7 @@ class VllmEngine:
     def _prove(self) -> None:
         """Run a few tokens and let the workers judge their sites (ENGINES 8)."""
         info = self._loaded.info
-        attached = json.loads(self._call("actlake_attach")[0])
+        attached = json.loads(self._call("actlake_attach", os.getpid())[0])
         if attached["n_layers"] != info.n_layers:
             msg = f"{info.name}: vLLM has {attached['n_layers']} blocks, the config {info.n_layers}"
             raise InvalidInputError(msg)
@@ -211,6 +224,7 @@ class VllmEngine:
             )
             raise InvalidInputError(msg)
 
+    @_quiet()
     def _generate(self, prompts: Sequence[Sequence[int]]) -> None:
         """Run token ids to their end; one more token is generated, and left alone."""
         import vllm

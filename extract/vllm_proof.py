@@ -51,13 +51,12 @@ def hook_stream(
 def _stream(values: Iterable[object], hidden_size: int) -> torch.Tensor:
     """Return the sum of the one or two (token, hidden) tensors among ``values``.
 
-    In the model's own type: that is how its norms add them.
+    In the model's own type: that is how its norms add them. Models that vLLM has from transformers
+    keep a batch axis of one.
     """
-    parts = [
-        value for value in values
-        if isinstance(value, torch.Tensor) and value.is_floating_point()
-        and value.ndim == 2 and value.shape[-1] == hidden_size
-    ]  # fmt: skip
+    tensors = [v for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()]
+    flat = [v[0] if v.ndim == 3 and v.shape[0] == 1 else v for v in tensors]
+    parts = [v for v in flat if v.ndim == 2 and v.shape[-1] == hidden_size]
     if not 1 <= len(parts) <= 2:
         msg = f"expected one or two tensors (token, {hidden_size}) of the stream, got {len(parts)}"
         raise InvalidInputError(msg)

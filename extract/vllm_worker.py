@@ -9,9 +9,13 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import os
+import select
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from typing import Any
 
@@ -81,8 +85,12 @@ class CaptureExtension:
     actlake_capture: _Capture | None = None
 
     @_answered
-    def actlake_attach(self) -> bytes:
-        """Put hooks on all candidate sites for one trial pass; returns JSON: ``n_layers``."""
+    def actlake_attach(self, user: int) -> bytes:
+        """Put hooks on all candidate sites for one trial pass; returns JSON: ``n_layers``.
+
+        ``user`` is the process that the engine works for, and ends with.
+        """
+        _end_with(user)
         if self.parallel_config.pipeline_parallel_size > 1:
             msg = "pipeline parallelism spreads the blocks over processes; use tensor parallelism"
             raise InvalidInputError(msg)
@@ -319,6 +327,30 @@ def _label_pieces(runner: Any) -> list[Piece]:  # noqa: ANN401
             raise InvalidInputError(msg)
         pieces.append(Piece(extra[ROW], computed[i], bounds[i], bounds[i + 1] - bounds[i]))
     return pieces
+
+
+def _end_with(user: int) -> None:
+    """End this process and vLLM's core when the process ``user`` has ended, however it did.
+
+    Without it, an engine whose user was killed waits for requests for ever, and keeps its memory.
+    """
+    if user == os.getpid() or not hasattr(os, "pidfd_open"):
+        return
+    handle = os.pidfd_open(user)
+    # The parent of a tensor-parallel worker is vLLM's core, else this process is the core. Taken
+    # now and held: a number may be another process's by then.
+    core = os.pidfd_open(os.getppid()) if os.getppid() != user else None
+
+    def wait() -> None:
+        ended = select.poll()
+        ended.register(handle, select.POLLIN)
+        ended.poll()
+        if core is not None:
+            with suppress(OSError):
+                signal.pidfd_send_signal(core, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, name="actlake-user", daemon=True).start()
 
 
 def _located(err: Exception) -> str:
