@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .lines import read_toml
     from .scenarios import read_scenarios, write_scenarios
     from .scoring import Judge, read_scores, score_texts, write_scores
+    from .stats import corpus_stats, plot_stats
     from .texts import check_texts, corpus_info, pair_texts, read_jsonl, texts_digest, write_jsonl
     from .validation import accepted_texts, validate_corpus
 
@@ -26,8 +27,10 @@ __all__ = [
     "bundled_scenarios",
     "check_texts",
     "corpus_info",
+    "corpus_stats",
     "load_lexicon",
     "pair_texts",
+    "plot_stats",
     "read_jsonl",
     "read_scenarios",
     "read_scores",
@@ -49,8 +52,10 @@ _MODULES = {
     "bundled_scenarios": "bundled",
     "check_texts": "texts",
     "corpus_info": "texts",
+    "corpus_stats": "stats",
     "load_lexicon": "lexica",
     "pair_texts": "texts",
+    "plot_stats": "stats",
     "read_jsonl": "texts",
     "read_scenarios": "scenarios",
     "read_scores": "scoring",

@@ -58,7 +58,7 @@ def _held_out_auroc(features: object, folds: Ints, *, c: float, tfidf: bool) -> 
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
     from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     x, n_pairs = features, folds.size
     label = np.repeat([1, 0], n_pairs)

@@ -4,6 +4,7 @@ from .base import Record, canonical_json, digest_json, near_names
 from .capture import CaptureSpec, Dtype, Pool, Rendering, Site, array_name, norm_name
 from .catalog import Catalog, CatalogRun
 from .claim import BlockClaim, BlockDecision
+from .diversity import CorpusStats, DiversityRow, StatsSpec
 from .errors import (
     ActlakeError,
     AlreadyExistsError,
@@ -76,8 +77,10 @@ __all__ = [
     "Category",
     "CorpusCheck",
     "CorpusInfo",
+    "CorpusStats",
     "CorruptError",
     "Direction",
+    "DiversityRow",
     "Dtype",
     "EnvironmentInfo",
     "ExtractSpec",
@@ -112,6 +115,7 @@ __all__ = [
     "Seal",
     "Site",
     "Split",
+    "StatsSpec",
     "SteerSpec",
     "SteeringRow",
     "StorageError",

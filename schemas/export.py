@@ -8,6 +8,7 @@ from .base import Record
 from .capture import CaptureSpec
 from .catalog import Catalog
 from .claim import BlockClaim, BlockDecision
+from .diversity import CorpusStats, StatsSpec
 from .lexicon import Lexicon
 from .result import Direction, ResultRow, SteeringRow
 from .run import BlockCommit, RunManifest, RunPlan, Seal, StoreInfo
@@ -23,6 +24,7 @@ RECORDS: tuple[type[Record], ...] = (
     Text, Pair, Scenario, CorpusInfo, CaptureSpec, StoreInfo, Catalog, RunPlan, RunManifest,
     BlockCommit, BlockClaim, BlockDecision, Seal, Pulled, ResultRow, SteeringRow, Direction,
     StudyFile, Lexicon, RubricScore, ValidateSpec, ValidationReport,
+    CorpusStats, StatsSpec,
 )  # fmt: skip
 
 

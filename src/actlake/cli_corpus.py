@@ -12,7 +12,7 @@ import click
 from .console import emit, json_option, print_facts, print_table, say
 
 if TYPE_CHECKING:
-    from .schemas import CorpusInfo, Scenario, Text, ValidationReport
+    from .schemas import CorpusInfo, CorpusStats, Scenario, Text, ValidationReport
 
 __all__ = ["corpus"]
 
@@ -150,5 +150,58 @@ def _show_report(report: ValidationReport) -> None:
     print_facts(facts)
 
 
+def _contents(found: CorpusStats) -> list[dict[str, Any]]:
+    """Return the texts of every category by subset and split, arms together."""
+    rows: dict[Any, dict[str, Any]] = {}
+    for cell in found.cells:
+        row = rows.setdefault(cell["category"], {"category": cell["category"]})
+        name = f"{cell['subset']} {cell['split']}"
+        row[name] = row.get(name, 0) + cell["n_texts"]
+    return list(rows.values())
+
+
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in sorted(counts.items()))
+
+
+@corpus.command()
+@click.argument("source")
+@arms_option
+@scenarios_option
+@click.option("--budget", type=click.IntRange(10), help="Words to count in.  [default: 2000]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+@click.option("--figure", type=_file, help="Write a figure: .html, .svg, .png or .pdf.")
+@json_option
+def stats(
+    source: str,
+    *,
+    arms: tuple[str, str] | None,
+    scenario_file: Path | None,
+    budget: int | None,
+    seed: int,
+    figure: Path | None,
+    as_json: bool,
+) -> None:
+    """Describe SOURCE: contents, coverage, diversity at one budget, leakage.
+
+    \b
+    Example: actlake corpus stats bundled:demo --figure demo.html
+    """
+    from .corpus import corpus_stats, plot_stats
+    from .schemas import StatsSpec
+
+    info, texts = load_source(source, arms)
+    spec = StatsSpec.parse({"seed": seed} | ({"budget": budget} if budget else {}))
+    found = corpus_stats(info, texts, spec=spec, scenarios=load_scenarios(source, scenario_file))
+    if figure:
+        say(f"figure: {plot_stats(found, figure)}")
+
+    def show() -> None:
+        print_table([row.model_dump(exclude_none=True) for row in found.diversity])
+        click.echo()
+        print_table(_contents(found))
+        click.echo()
+        skipped = {"cells", "diversity", "spec", "nearest_cosines"}
+        print_facts(found.model_dump(exclude=skipped, exclude_none=True))
+
+    emit(found.to_dict(), as_json=as_json, show=show)
