@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .bundled import bundled_corpus, bundled_names, bundled_scenarios
     from .lexica import bundled_lexica, load_lexicon
-    from .lines import read_toml
+    from .lines import read_toml, write_lines
     from .scenarios import read_scenarios, write_scenarios
     from .scoring import Judge, read_scores, score_texts, write_scores
     from .stats import corpus_stats, plot_stats
     from .texts import check_texts, corpus_info, pair_texts, read_jsonl, texts_digest, write_jsonl
     from .validation import accepted_texts, validate_corpus
+    from .variants import Variants, make_variants
 
 __all__ = [
     "Judge",
+    "Variants",
     "accepted_texts",
     "bundled_corpus",
     "bundled_lexica",
@@ -29,6 +31,7 @@ __all__ = [
     "corpus_info",
     "corpus_stats",
     "load_lexicon",
+    "make_variants",
     "pair_texts",
     "plot_stats",
     "read_jsonl",
@@ -39,12 +42,14 @@ __all__ = [
     "texts_digest",
     "validate_corpus",
     "write_jsonl",
+    "write_lines",
     "write_scenarios",
     "write_scores",
 ]
 
 _MODULES = {
     "Judge": "scoring",
+    "Variants": "variants",
     "accepted_texts": "validation",
     "bundled_corpus": "bundled",
     "bundled_lexica": "lexica",
@@ -54,6 +59,7 @@ _MODULES = {
     "corpus_info": "texts",
     "corpus_stats": "stats",
     "load_lexicon": "lexica",
+    "make_variants": "variants",
     "pair_texts": "texts",
     "plot_stats": "stats",
     "read_jsonl": "texts",
@@ -64,6 +70,7 @@ _MODULES = {
     "texts_digest": "texts",
     "validate_corpus": "validation",
     "write_jsonl": "texts",
+    "write_lines": "lines",
     "write_scenarios": "scenarios",
     "write_scores": "scoring",
 }

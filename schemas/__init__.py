@@ -57,9 +57,11 @@ from .validation import (
     ValidationReport,
     Verdict,
 )
+from .variant import LEXICAL_ARMS, LexicalArm, SweepPoint, VariantLog, VariantSpec, WordEdit
 
 __all__ = [
     "CATEGORIES",
+    "LEXICAL_ARMS",
     "RECORDS",
     "RUBRIC_LEVELS",
     "ActlakeError",
@@ -86,6 +88,7 @@ __all__ = [
     "ExtractSpec",
     "IncompleteError",
     "InvalidInputError",
+    "LexicalArm",
     "Lexicon",
     "LexiconEntry",
     "MissingDependencyError",
@@ -123,12 +126,16 @@ __all__ = [
     "StudyCorpus",
     "StudyFile",
     "StudyModel",
+    "SweepPoint",
     "Text",
     "TextId",
     "TokenizerInfo",
     "ValidateSpec",
     "ValidationReport",
+    "VariantLog",
+    "VariantSpec",
     "Verdict",
+    "WordEdit",
     "array_name",
     "canonical_json",
     "digest_json",

@@ -17,6 +17,7 @@ from .study import StudyFile
 from .text import CorpusInfo, Pair, Text
 from .transfer import Pulled
 from .validation import RubricScore, ValidateSpec, ValidationReport
+from .variant import VariantLog, VariantSpec
 
 __all__ = ["RECORDS", "json_schema", "json_schemas"]
 
@@ -25,6 +26,7 @@ RECORDS: tuple[type[Record], ...] = (
     BlockCommit, BlockClaim, BlockDecision, Seal, Pulled, ResultRow, SteeringRow, Direction,
     StudyFile, Lexicon, RubricScore, ValidateSpec, ValidationReport,
     CorpusStats, StatsSpec,
+    VariantLog, VariantSpec,
 )  # fmt: skip
 
 

@@ -205,3 +205,68 @@ def stats(
         print_facts(found.model_dump(exclude=skipped, exclude_none=True))
 
     emit(found.to_dict(), as_json=as_json, show=show)
+
+
+@corpus.command()
+@click.argument("source")
+@arms_option
+@click.option("--out", type=_file, required=True, help="The originals and variants, JSONL.")
+@click.option("--log", "log_file", type=_file, help="What was changed in each text, JSONL.")
+@click.option("--arm", "lexical_arms", multiple=True, help="Only this lexical arm.  [default: all]")
+@click.option("--draws", type=click.IntRange(1), help="Draws of random words.  [default: 5]")
+@click.option("--lexicon", "lexicon_names", multiple=True, help="Lexica instead of the bundled.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of what is drawn.")
+@json_option
+def variants(
+    source: str,
+    *,
+    arms: tuple[str, str] | None,
+    out: Path,
+    log_file: Path | None,
+    lexical_arms: tuple[str, ...],
+    draws: int | None,
+    lexicon_names: tuple[str, ...],
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Write the lexical arms of SOURCE: keywords removed, replaced, inserted, and controls.
+
+    \b
+    Example: actlake corpus variants bundled:demo --out variants.jsonl --log edits.jsonl
+    """
+    from .corpus import load_lexicon, make_variants, write_jsonl, write_lines
+    from .schemas import VariantSpec
+
+    _, texts = load_source(source, arms)
+    given = {"arms": list(lexical_arms) or None, "n_draws": draws, "seed": seed}
+    spec = VariantSpec.parse({k: v for k, v in given.items() if v is not None}, where="options")
+    lexica = [load_lexicon(name) for name in lexicon_names] or None
+    made = make_variants(texts, spec=spec, lexica=lexica)
+    write_jsonl([*texts, *made.texts], out)
+    if log_file:
+        write_lines((entry.to_dict() for entry in made.log), log_file)
+    value = {
+        "texts": len(made.texts),
+        "bow_auroc": made.bow,
+        "data_driven": {
+            "words": list(made.removed),
+            "sweep": [point.model_dump() for point in made.sweep],
+            "reached": made.reached,
+        },
+    }
+
+    def show() -> None:
+        edits = Counter[str]()
+        for entry in made.log:
+            edits[entry.variant] += len(entry.edits)
+        print_table(
+            [
+                {"variant": name, "bow_auroc": value, "edits": edits[name]}
+                for name, value in made.bow.items()
+            ]
+        )
+        if made.sweep and not made.reached:
+            say(f"data_driven: {made.sweep[-1].k} words do not bring the bag of words down enough")
+        click.echo(f"{len(made.texts)} variants with their originals: {out}")
+
+    emit(value, as_json=as_json, show=show)
