@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bundled import bundled_corpus, bundled_names, bundled_scenarios
+    from .exporting import export_dataset, export_texts
+    from .importing import import_texts, parse_mapping, split_scenarios
     from .lexica import bundled_lexica, load_lexicon
     from .lines import read_toml, write_lines
     from .scenarios import read_scenarios, write_scenarios
@@ -30,15 +32,20 @@ __all__ = [
     "check_texts",
     "corpus_info",
     "corpus_stats",
+    "export_dataset",
+    "export_texts",
+    "import_texts",
     "load_lexicon",
     "make_variants",
     "pair_texts",
+    "parse_mapping",
     "plot_stats",
     "read_jsonl",
     "read_scenarios",
     "read_scores",
     "read_toml",
     "score_texts",
+    "split_scenarios",
     "texts_digest",
     "validate_corpus",
     "write_jsonl",
@@ -58,15 +65,20 @@ _MODULES = {
     "check_texts": "texts",
     "corpus_info": "texts",
     "corpus_stats": "stats",
+    "export_dataset": "exporting",
+    "export_texts": "exporting",
+    "import_texts": "importing",
     "load_lexicon": "lexica",
     "make_variants": "variants",
     "pair_texts": "texts",
+    "parse_mapping": "importing",
     "plot_stats": "stats",
     "read_jsonl": "texts",
     "read_scenarios": "scenarios",
     "read_scores": "scoring",
     "read_toml": "lines",
     "score_texts": "scoring",
+    "split_scenarios": "importing",
     "texts_digest": "texts",
     "validate_corpus": "validation",
     "write_jsonl": "texts",

@@ -19,6 +19,8 @@ from .cli_runs import extract as run_extraction
 from .cli_runs import probe, steer
 from .cli_share import card, import_, pull, push
 from .cli_store import store
+from .cli_tables import export as export_corpus
+from .cli_tables import import_ as import_corpus
 from .console import emit, json_option, print_facts, say
 from .schemas.errors import ActlakeError, InvalidInputError
 
@@ -176,6 +178,8 @@ def schema(name: str | None) -> None:
 
 for command in (pull, push, card, import_):
     store.add_command(command)
+for command in (import_corpus, export_corpus):
+    corpus.add_command(command)
 extract = ExtractGroup(
     "extract",
     help="Run a model over a corpus once and store its activations; check a model.",
