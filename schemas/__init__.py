@@ -20,6 +20,7 @@ from .errors import (
 from .export import RECORDS, json_schema, json_schemas
 from .lexicon import Lexicon, LexiconEntry
 from .result import Direction, ResultRow, SteeringRow
+from .review import Agreement, ReviewAnswer, ReviewItem, ReviewKey, ReviewReport, ReviewVerdict
 from .run import (
     ArraySpec,
     BlockCommit,
@@ -65,6 +66,7 @@ __all__ = [
     "RECORDS",
     "RUBRIC_LEVELS",
     "ActlakeError",
+    "Agreement",
     "AlreadyExistsError",
     "Arm",
     "ArmNames",
@@ -109,6 +111,11 @@ __all__ = [
     "Record",
     "Rendering",
     "ResultRow",
+    "ReviewAnswer",
+    "ReviewItem",
+    "ReviewKey",
+    "ReviewReport",
+    "ReviewVerdict",
     "RubricScore",
     "RunId",
     "RunManifest",

@@ -11,6 +11,7 @@ from .claim import BlockClaim, BlockDecision
 from .diversity import CorpusStats, StatsSpec
 from .lexicon import Lexicon
 from .result import Direction, ResultRow, SteeringRow
+from .review import ReviewKey, ReviewReport
 from .run import BlockCommit, RunManifest, RunPlan, Seal, StoreInfo
 from .scenario import Scenario
 from .study import StudyFile
@@ -27,6 +28,7 @@ RECORDS: tuple[type[Record], ...] = (
     StudyFile, Lexicon, RubricScore, ValidateSpec, ValidationReport,
     CorpusStats, StatsSpec,
     VariantLog, VariantSpec,
+    ReviewKey, ReviewReport,
 )  # fmt: skip
 
 
