@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bundled import bundled_corpus, bundled_names, bundled_scenarios
+    from .clients import ChatRequest, Client, Completion, Engine, ServerClient, VllmClient
     from .exporting import export_dataset, export_texts
+    from .generation import generate_corpus
     from .importing import import_texts, parse_mapping, split_scenarios
+    from .judge import ModelJudge
     from .lexica import bundled_lexica, load_lexicon
     from .lines import read_toml, write_lines
+    from .personas import read_personas
     from .review import draw_review, fold_review, read_answers, review_scores
     from .review_sheet import read_key, write_review
     from .scenarios import read_scenarios, write_scenarios
@@ -24,8 +28,15 @@ if TYPE_CHECKING:
     from .variants import Variants, make_variants
 
 __all__ = [
+    "ChatRequest",
+    "Client",
+    "Completion",
+    "Engine",
     "Judge",
+    "ModelJudge",
+    "ServerClient",
     "Variants",
+    "VllmClient",
     "accepted_texts",
     "bundled_corpus",
     "bundled_lexica",
@@ -38,6 +49,7 @@ __all__ = [
     "export_dataset",
     "export_texts",
     "fold_review",
+    "generate_corpus",
     "import_texts",
     "load_lexicon",
     "make_variants",
@@ -47,6 +59,7 @@ __all__ = [
     "read_answers",
     "read_jsonl",
     "read_key",
+    "read_personas",
     "read_scenarios",
     "read_scores",
     "read_toml",
@@ -63,8 +76,15 @@ __all__ = [
 ]
 
 _MODULES = {
+    "ChatRequest": "clients",
+    "Client": "clients",
+    "Completion": "clients",
+    "Engine": "clients",
     "Judge": "scoring",
+    "ModelJudge": "judge",
+    "ServerClient": "clients",
     "Variants": "variants",
+    "VllmClient": "clients",
     "accepted_texts": "validation",
     "bundled_corpus": "bundled",
     "bundled_lexica": "lexica",
@@ -77,6 +97,7 @@ _MODULES = {
     "export_dataset": "exporting",
     "export_texts": "exporting",
     "fold_review": "review",
+    "generate_corpus": "generation",
     "import_texts": "importing",
     "load_lexicon": "lexica",
     "make_variants": "variants",
@@ -86,6 +107,7 @@ _MODULES = {
     "read_answers": "review",
     "read_jsonl": "texts",
     "read_key": "review_sheet",
+    "read_personas": "personas",
     "read_scenarios": "scenarios",
     "read_scores": "scoring",
     "read_toml": "lines",

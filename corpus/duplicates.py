@@ -8,10 +8,11 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Any
 
 from .words import ngrams, words
 
-__all__ = ["NearDuplicate", "find_near_duplicates", "highest_jaccard", "shingles"]
+__all__ = ["DuplicateIndex", "NearDuplicate", "find_near_duplicates", "highest_jaccard", "shingles"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,35 @@ def _jaccard(a: AbstractSet[Hashable], b: AbstractSet[Hashable]) -> float:
 
 def _hash(shingle: bytes) -> int:
     return zlib.crc32(shingle)
+
+
+class DuplicateIndex:
+    """Texts that were accepted, against which the next one is held."""
+
+    def __init__(self, *, threshold: float, shingle: int = 3, n_permutations: int = 128) -> None:
+        from datasketch import MinHash, MinHashLSH
+
+        self._threshold, self._shingle = threshold, shingle
+        self._empty: Any = MinHash(num_perm=n_permutations, hashfunc=_hash)
+        self._index = MinHashLSH(threshold=max(threshold - 0.15, 0.05), num_perm=n_permutations)
+        self._sets: list[frozenset[str]] = []
+
+    def _signature(self, found: frozenset[str]) -> object:
+        signature = self._empty.copy()
+        signature.update_batch([s.encode() for s in found])
+        return signature
+
+    def holds(self, text: str) -> bool:
+        """Return whether a text that was added is nearly this one."""
+        found = shingles(text, self._shingle)
+        near = self._index.query(self._signature(found))
+        return any(_jaccard(found, self._sets[i]) >= self._threshold for i in near)
+
+    def add(self, text: str) -> None:
+        """Remember a text."""
+        found = shingles(text, self._shingle)
+        self._index.insert(len(self._sets), self._signature(found), check_duplication=False)
+        self._sets.append(found)
 
 
 def find_near_duplicates(

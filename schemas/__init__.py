@@ -18,6 +18,15 @@ from .errors import (
     StorageError,
 )
 from .export import RECORDS, json_schema, json_schemas
+from .generation import (
+    Attempt,
+    CellCount,
+    GenerateSpec,
+    GenerationPlan,
+    GenerationReport,
+    PersonaSet,
+    TextProvenance,
+)
 from .lexicon import Lexicon, LexiconEntry
 from .result import Direction, ResultRow, SteeringRow
 from .review import Agreement, ReviewAnswer, ReviewItem, ReviewKey, ReviewReport, ReviewVerdict
@@ -71,6 +80,7 @@ __all__ = [
     "Arm",
     "ArmNames",
     "ArraySpec",
+    "Attempt",
     "BagOfWordsSpec",
     "BlockClaim",
     "BlockCommit",
@@ -79,6 +89,7 @@ __all__ = [
     "Catalog",
     "CatalogRun",
     "Category",
+    "CellCount",
     "CorpusCheck",
     "CorpusInfo",
     "CorpusStats",
@@ -88,6 +99,9 @@ __all__ = [
     "Dtype",
     "EnvironmentInfo",
     "ExtractSpec",
+    "GenerateSpec",
+    "GenerationPlan",
+    "GenerationReport",
     "IncompleteError",
     "InvalidInputError",
     "LexicalArm",
@@ -101,6 +115,7 @@ __all__ = [
     "ObjectInfo",
     "Pair",
     "PcaSpec",
+    "PersonaSet",
     "Pool",
     "ProbeMethod",
     "ProbeSpec",
@@ -136,6 +151,7 @@ __all__ = [
     "SweepPoint",
     "Text",
     "TextId",
+    "TextProvenance",
     "TokenizerInfo",
     "ValidateSpec",
     "ValidationReport",

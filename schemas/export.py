@@ -9,6 +9,14 @@ from .capture import CaptureSpec
 from .catalog import Catalog
 from .claim import BlockClaim, BlockDecision
 from .diversity import CorpusStats, StatsSpec
+from .generation import (
+    Attempt,
+    GenerateSpec,
+    GenerationPlan,
+    GenerationReport,
+    PersonaSet,
+    TextProvenance,
+)
 from .lexicon import Lexicon
 from .result import Direction, ResultRow, SteeringRow
 from .review import ReviewKey, ReviewReport
@@ -29,6 +37,7 @@ RECORDS: tuple[type[Record], ...] = (
     CorpusStats, StatsSpec,
     VariantLog, VariantSpec,
     ReviewKey, ReviewReport,
+    Attempt, GenerateSpec, GenerationPlan, GenerationReport, PersonaSet, TextProvenance,
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import click
 from ._version import __version__
 from .cli_check import ExtractGroup, check
 from .cli_corpus import corpus
+from .cli_generate import generate
 from .cli_review import review
 from .cli_runs import extract as run_extraction
 from .cli_runs import probe, steer
@@ -179,7 +180,7 @@ def schema(name: str | None) -> None:
 
 for command in (pull, push, card, import_):
     store.add_command(command)
-for command in (review, import_corpus, export_corpus):
+for command in (review, generate, import_corpus, export_corpus):
     corpus.add_command(command)
 extract = ExtractGroup(
     "extract",

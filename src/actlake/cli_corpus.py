@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .console import emit, json_option, print_facts, print_table, say
+from .schemas.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from .schemas import CorpusInfo, CorpusStats, Scenario, Text, ValidationReport
+    from .schemas import CorpusInfo, CorpusStats, RubricScore, Scenario, Text, ValidationReport
 
 __all__ = ["corpus"]
 
@@ -61,6 +62,8 @@ def load_scenarios(source: str, path: Path | None) -> list[Scenario] | None:
 @click.option("--scores", "score_file", type=_file, help="Rubric scores, JSONL of text and score.")
 @click.option("--spec", "spec_file", type=_file, help="Thresholds (TOML) that differ from ours.")
 @click.option("--lexicon", "lexicon_names", multiple=True, help="Lexica instead of the bundled.")
+@click.option("--judge", "judge_server", help="Server of a model that scores by the rubrics.")
+@click.option("--judge-model", help="The judge's name on that server.")
 @click.option("--report", "report_file", type=_file, help="Write the whole report here (JSON).")
 @click.option("--accepted", "accepted_file", type=_file, help="Write the accepted texts here.")
 @json_option
@@ -72,6 +75,8 @@ def validate(
     score_file: Path | None,
     spec_file: Path | None,
     lexicon_names: tuple[str, ...],
+    judge_server: str | None,
+    judge_model: str | None,
     report_file: Path | None,
     accepted_file: Path | None,
     as_json: bool,
@@ -86,12 +91,16 @@ def validate(
     from .corpus import accepted_texts, load_lexicon, read_scores, validate_corpus, write_jsonl
 
     info, texts = load_source(source, arms)
+    scenarios = load_scenarios(source, scenario_file)
+    scores = read_scores(score_file) if score_file else {}
+    if judge_server:
+        scores |= _judge(texts, scenarios, judge_server, judge_model)
     report = validate_corpus(
         info,
         texts,
         spec=_load_spec(spec_file),
-        scenarios=load_scenarios(source, scenario_file),
-        scores=read_scores(score_file) if score_file else None,
+        scenarios=scenarios,
+        scores=scores,
         lexica=[load_lexicon(name) for name in lexicon_names] or None,
     )
     if report_file:
@@ -104,6 +113,22 @@ def validate(
     emit(value, as_json=as_json, show=lambda: _show_report(report))
     if not report.passed:
         sys.exit(1)
+
+
+def _judge(
+    texts: list[Text], scenarios: list[Scenario] | None, server: str, model: str | None
+) -> dict[str, RubricScore]:
+    """Return the scores that a model on a server gives by the rubrics."""
+    from .corpus import ModelJudge, ServerClient, score_texts
+
+    if model is None or scenarios is None:
+        missing = "--judge-model" if model is None else "--scenarios, for their rubrics"
+        msg = f"a judge needs {missing}"
+        raise InvalidInputError(msg)
+    known = {scenario.id: scenario for scenario in scenarios}
+    originals = [text for text in texts if text.variant == "original"]
+    scores = score_texts(originals, known, ModelJudge(ServerClient(server, model)))
+    return {score.text: score for score in scores}
 
 
 def _load_spec(path: Path | None) -> Any:  # a ValidateSpec, whose import is not free  # noqa: ANN401
