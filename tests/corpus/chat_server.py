@@ -12,6 +12,7 @@ import os
 import threading
 import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -27,7 +28,7 @@ class Organism:
         self.model = AutoModelForCausalLM.from_pretrained(path).eval()
         self.lock = threading.Lock()
 
-    def answer(self, body: dict) -> dict:
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         inputs = self.tokenizer.apply_chat_template(
             body["messages"], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
@@ -79,7 +80,7 @@ def main() -> None:
         def log_message(self, *_):
             pass
 
-        def reply(self, status: int, value: dict, **headers: str) -> None:
+        def reply(self, status: int, value: dict[str, Any], **headers: str) -> None:
             data = json.dumps(value).encode()
             self.send_response(status)
             for name, text in {"Content-Length": str(len(data)), **headers}.items():
