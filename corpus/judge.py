@@ -7,7 +7,7 @@ import re
 from ..schemas import Scenario, Text
 from .clients import ChatRequest, Client
 
-__all__ = ["ModelJudge"]
+__all__ = ["ModelJudge", "parse_score"]
 
 _SYSTEM = (
     "You score an answer by a rubric. Read the situation, the rubric and the answer, and reply "
@@ -35,5 +35,10 @@ class ModelJudge:
             messages=messages, seed=self._seed, temperature=0.0, top_p=1.0, max_new_tokens=8
         )
         ((_, answer),) = self._client.complete([request])
-        match = _ANSWER.match(answer.text)
-        return None if match is None else int(match[1])
+        return parse_score(answer.text)
+
+
+def parse_score(answer: str) -> int | None:
+    """Return the score that an answer is, None where it is anything but one of 0, 1 and 2."""
+    match = _ANSWER.match(answer)
+    return None if match is None else int(match[1])

@@ -29,6 +29,7 @@ from actlake.corpus import (
 )
 from actlake.corpus.generation import Spent
 from actlake.corpus.grammar import classify_response, neutral_prompt, scenarios, user_prompt
+from actlake.corpus.judge import parse_score
 from actlake.corpus.lexicon import PLACES, SYSTEM_PLAIN
 from actlake.schemas import (
     AlreadyExistsError,
@@ -259,9 +260,36 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(tmp_path, mon
 
 
 def test_a_judge_that_gives_no_digit_leaves_the_score_missing(url):
+    """The organism answers in sentences of its grammar, whatever it is asked."""
     (scenario,) = design(1, neutral=False)
     text = Text(id="t", response="I stop.", prompt=scenario.prompts[0].text)
-    assert ModelJudge(client(url)).score(text, scenario) in {None, 0, 1, 2}
+    assert ModelJudge(client(url)).score(text, scenario) is None
+
+
+def test_validation_asks_a_judge_on_a_server(url, tmp_path):
+    generate(url, tmp_path / "g", scenarios=design(1, neutral=False))
+    write_scenarios(design(1, neutral=False), tmp_path / "s.jsonl")
+    (tmp_path / "spec.toml").write_text("require_scores = true\n")
+    asked = ["corpus", "validate", str(tmp_path / "g/texts.jsonl"), "--judge", url]
+    done = CliRunner().invoke(
+        cli,
+        [*asked, "--judge-model", "llama-organism", "--scenarios", str(tmp_path / "s.jsonl"),
+         "--spec", str(tmp_path / "spec.toml")],
+    )  # fmt: skip
+    assert done.exit_code == 1
+    assert "llama-organism could not score" in done.stdout
+    for options, missing in ((["--judge-model", "m"], "--scenarios"), ([], "--judge-model")):
+        bad = CliRunner().invoke(cli, [*asked, *options])
+        assert missing in str(bad.exception)
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [("2", 2), (" 0.\n", 0), ("Score: 1", 1), ("**2**", 2), ("3", None), ("2 or 1", None),
+     ("I would say 2", None), ("", None), ("20", None)],
+)  # fmt: skip
+def test_only_one_digit_is_a_score(answer, score):
+    assert parse_score(answer) == score
 
 
 def test_the_command_generates(url, tmp_path):
