@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..schemas import InvalidInputError
 from .words import ngrams, words
@@ -16,8 +17,8 @@ from .words import ngrams, words
 __all__ = [
     "compression_ratio",
     "distinct_ngrams",
-    "highest_cosine",
     "mean_jaccard",
+    "nearest_cosines",
     "normalised_entropy",
     "opener",
     "opener_repetition",
@@ -128,9 +129,10 @@ def normalised_entropy(counts: Sequence[int]) -> float:
     return -sum(c / total * math.log(c / total) for c in positive) / math.log(len(positive))
 
 
-def highest_cosine(first: Sequence[str], second: Sequence[str]) -> tuple[float, int, int]:
-    """Return the highest TF-IDF cosine between the texts of two lists, and their indices."""
-    x = _tfidf([*first, *second])
-    cosines = (x[: len(first)] @ x[len(first) :].T).toarray()
-    a, b = np.unravel_index(int(cosines.argmax()), cosines.shape)
-    return float(cosines[a, b]), int(a), int(b)
+def nearest_cosines(
+    texts: Sequence[str], others: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return each text's highest TF-IDF cosine with one of ``others``, and which one, (text,)."""
+    x = _tfidf([*texts, *others])
+    cosines = (x[: len(texts)] @ x[len(texts) :].T).toarray()
+    return cosines.max(axis=1), cosines.argmax(axis=1)

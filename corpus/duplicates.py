@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import zlib
-from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from .words import ngrams, words
 
-__all__ = ["NearDuplicate", "find_near_duplicates", "highest_jaccard", "shingles"]
+__all__ = ["DuplicateIndex", "NearDuplicate", "find_near_duplicates", "highest_jaccard", "shingles"]
+
+_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,35 @@ def _jaccard(a: AbstractSet[Hashable], b: AbstractSet[Hashable]) -> float:
 
 def _hash(shingle: bytes) -> int:
     return zlib.crc32(shingle)
+
+
+class DuplicateIndex:
+    """Texts that were accepted, against which the next one is held."""
+
+    def __init__(self, *, threshold: float, shingle: int = 3, n_permutations: int = 128) -> None:
+        from datasketch import MinHash, MinHashLSH
+
+        self._threshold, self._shingle = threshold, shingle
+        self._empty: Any = MinHash(num_perm=n_permutations, hashfunc=_hash)
+        self._index = MinHashLSH(threshold=max(threshold - 0.15, 0.05), num_perm=n_permutations)
+        self._sets: list[frozenset[str]] = []
+
+    def _signature(self, found: frozenset[str]) -> object:
+        signature = self._empty.copy()
+        signature.update_batch([s.encode() for s in found])
+        return signature
+
+    def holds(self, text: str) -> bool:
+        """Return whether a text that was added is nearly this one."""
+        found = shingles(text, self._shingle)
+        near = self._index.query(self._signature(found))
+        return any(_jaccard(found, self._sets[i]) >= self._threshold for i in near)
+
+    def add(self, text: str) -> None:
+        """Remember a text."""
+        found = shingles(text, self._shingle)
+        self._index.insert(len(self._sets), self._signature(found), check_duplication=False)
+        self._sets.append(found)
 
 
 def find_near_duplicates(
@@ -88,19 +120,28 @@ def find_near_duplicates(
 def highest_jaccard(texts: Sequence[str], *, n: int = 5) -> NearDuplicate | None:
     """Return the two texts that share most word ``n``-grams, None where no two share any.
 
-    Exact: only texts that have an n-gram in common are compared.
+    Exact, by products of blocks of a sparse matrix, so that a run of words that all texts have
+    costs time but no memory.
     """
-    sets = [set(ngrams(words(text), n)) for text in texts]
-    holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for index, grams in enumerate(sets):
-        for gram in grams:
-            holders[gram].append(index)
-    shared: Counter[tuple[int, int]] = Counter()
-    for indices in holders.values():
-        shared.update(itertools.combinations(indices, 2))
+    from scipy.sparse import csr_array
+
+    number: dict[tuple[str, ...], int] = {}
+    rows = [{number.setdefault(g, len(number)) for g in ngrams(words(t), n)} for t in texts]
+    sizes = np.array([len(row) for row in rows], dtype=np.int64)
+    columns = np.array([column for row in rows for column in sorted(row)], dtype=np.int64)
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    held = csr_array(
+        (np.ones(columns.size, dtype=np.int32), columns, edges), shape=(len(rows), len(number))
+    )
     best: NearDuplicate | None = None
-    for (first, second), n_shared in sorted(shared.items()):
-        value = n_shared / (len(sets[first]) + len(sets[second]) - n_shared)
-        if best is None or value > best.jaccard:
-            best = NearDuplicate(first, second, value)
+    for start in range(0, len(rows), _BLOCK):
+        stop = min(start + _BLOCK, len(rows))
+        shared = (held[start:stop] @ held.T).toarray()
+        shared[np.arange(len(rows)) <= np.arange(start, stop)[:, None]] = 0  # each pair once
+        union = sizes[start:stop, None] + sizes - shared
+        values = shared / np.maximum(union, 1)
+        at = int(values.argmax()) if values.size else 0
+        if values.size and values.flat[at] > (best.jaccard if best else 0.0):
+            first, second = divmod(at, len(rows))
+            best = NearDuplicate(start + first, second, float(values.flat[at]))
     return best

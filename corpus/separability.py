@@ -64,13 +64,14 @@ def _held_out_auroc(features: object, folds: Ints, *, c: float, tfidf: bool) -> 
     label = np.repeat([1, 0], n_pairs)
     fold_of_text = np.concatenate([folds, folds])
     scores = np.zeros(2 * n_pairs)
-    for fold in np.unique(folds):
-        train, test = np.flatnonzero(fold_of_text != fold), np.flatnonzero(fold_of_text == fold)
-        scaler = TfidfTransformer() if tfidf else StandardScaler()
-        model = LogisticRegression(C=c, max_iter=2000)
-        with threadpool_limits(1):  # on so few rows threads cost more than they give
+    with threadpool_limits(1):  # on so few rows threads cost more than they give
+        for fold in np.unique(folds):
+            train = np.flatnonzero(fold_of_text != fold)
+            test = np.flatnonzero(fold_of_text == fold)
+            scaler = TfidfTransformer() if tfidf else StandardScaler()
+            model = LogisticRegression(C=c, max_iter=2000)
             model.fit(scaler.fit_transform(x[train]), label[train])  # type: ignore[index]
-        scores[test] = model.decision_function(scaler.transform(x[test]))  # type: ignore[index]
+            scores[test] = model.decision_function(scaler.transform(x[test]))  # type: ignore[index]
     # Sums of the same terms in another order differ in the last bits; they are ties.
     return float(roc_auc_score(label, np.round(scores, 9)))
 

@@ -19,7 +19,7 @@ from ..schemas import (
     ValidationReport,
     Verdict,
 )
-from .diversity import highest_cosine, opener_repetition
+from .diversity import nearest_cosines, opener_repetition
 from .duplicates import find_near_duplicates, highest_jaccard
 from .lexica import bundled_lexica, check_lexica
 from .pair_checks import PairCheck
@@ -213,6 +213,7 @@ def _leakage(kept: Sequence[Pair], spec: ValidateSpec) -> list[CorpusCheck]:
     both = _check("scenarios_in_both_splits", len(shared), 0, note=", ".join(sorted(shared)[:3]))
     if not train or not test:
         return [both, _check("leakage_cosine", 0.0, spec.leakage_cosine, note="one split only")]
-    value, a, b = highest_cosine([t.response for t in train], [t.response for t in test])
-    note = f"{train[a].id} and {test[b].id}"
-    return [both, _check("leakage_cosine", value, spec.leakage_cosine, note=note)]
+    values, nearest = nearest_cosines([t.response for t in test], [t.response for t in train])
+    worst = int(values.argmax())
+    note = f"{train[int(nearest[worst])].id} and {test[worst].id}"
+    return [both, _check("leakage_cosine", float(values[worst]), spec.leakage_cosine, note=note)]

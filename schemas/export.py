@@ -19,14 +19,25 @@ from .comparison import (
     TransferSpec,
 )
 from .direction import Direction, DirectionSet
+from .diversity import CorpusStats, StatsSpec
+from .generation import (
+    Attempt,
+    GenerateSpec,
+    GenerationPlan,
+    GenerationReport,
+    PersonaSet,
+    TextProvenance,
+)
 from .lexicon import Lexicon
 from .result import ResultRow, SteeringRow
+from .review import ReviewKey, ReviewReport
 from .run import BlockCommit, RunManifest, RunPlan, Seal, StoreInfo
 from .scenario import Scenario
 from .study import StudyFile
 from .text import CorpusInfo, Pair, Text
 from .transfer import Pulled
 from .validation import RubricScore, ValidateSpec, ValidationReport
+from .variant import VariantLog, VariantSpec
 
 __all__ = ["RECORDS", "json_schema", "json_schemas"]
 
@@ -35,7 +46,8 @@ RECORDS: tuple[type[Record], ...] = (
     BlockCommit, BlockClaim, BlockDecision, Seal, Pulled, ResultRow, SteeringRow, Direction,
     DirectionSet, StudyFile, Lexicon, RubricScore, ValidateSpec, ValidationReport, GeometrySpec,
     GeometryRow, SimilaritySpec, SimilarityRow, TransferSpec, TransferRow, CorrelationSpec,
-    CorrelationRow,
+    CorrelationRow, CorpusStats, StatsSpec, VariantLog, VariantSpec, ReviewKey, ReviewReport,
+    Attempt, GenerateSpec, GenerationPlan, GenerationReport, PersonaSet, TextProvenance,
 )  # fmt: skip
 
 

@@ -15,11 +15,15 @@ import click
 from ._version import __version__
 from .cli_check import ExtractGroup, check
 from .cli_corpus import corpus
+from .cli_generate import generate
 from .cli_progress import progress
+from .cli_review import review
 from .cli_runs import extract as run_extraction
 from .cli_runs import probe, steer
 from .cli_share import card, import_, pull, push
 from .cli_store import store
+from .cli_tables import export as export_corpus
+from .cli_tables import import_ as import_corpus
 from .console import emit, json_option, print_facts, say
 from .schemas.errors import ActlakeError, InvalidInputError
 
@@ -177,6 +181,8 @@ def schema(name: str | None) -> None:
 
 for command in (pull, push, card, import_):
     store.add_command(command)
+for command in (review, generate, import_corpus, export_corpus):
+    corpus.add_command(command)
 extract = ExtractGroup(
     "extract",
     help="Run a model over a corpus once and store its activations; check a model.",

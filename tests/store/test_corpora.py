@@ -15,6 +15,7 @@ from actlake.schemas import (
     texts_digest,
 )
 from actlake.store import text_coords
+from actlake.store.contents import _corpus_faults
 from actlake.store.corpora import parse_texts, texts_table
 from tests.store.forging import edit
 
@@ -126,3 +127,13 @@ def test_task_conflict_survives_and_other_corpora_keep_their_table(store):
         assert len(pq.read_schema(io.BytesIO(texts_table(texts))).names) == n_columns
     assert text_coords(said)["task_conflict"].tolist() == [1, 0, -1]
     assert "task_conflict" not in text_coords(TEXTS)
+
+
+def test_a_task_conflict_that_the_corpus_contradicts_is_a_fault():
+    said = [TEXTS[0].model_copy(update={"task_conflict": True}), *TEXTS[1:]]
+    values = text_coords(said)
+    known = {text.id: text for text in said}
+    assert list(_corpus_faults(values, known)) == []
+    values["task_conflict"][1] = 0
+    (fault,) = _corpus_faults(values, known)
+    assert fault.rows == (1, 2)
