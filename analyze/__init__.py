@@ -13,6 +13,7 @@ from .auroc import (
     paired_bound,
 )
 from .components import pca_run
+from .confounds import ConfoundResult, confound_run
 from .directions import (
     combine_directions,
     direction_set,
@@ -34,6 +35,7 @@ from .results import (
 from .suite import probe_run
 
 __all__ = [
+    "ConfoundResult",
     "Difference",
     "Interval",
     "NullResult",
@@ -47,6 +49,7 @@ __all__ = [
     "binormal_bound",
     "clopper_pearson",
     "combine_directions",
+    "confound_run",
     "delong_covariance",
     "direction_set",
     "directions_record",

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from ..schemas import (
     BagOfWordsSpec,
@@ -16,14 +15,14 @@ from ..schemas import (
 )
 from .arrays import run_pools
 from .assembly import Assembly
-from .bootstrap import draw_pair_weights
 from .design import dataset_digest, outer_folds
-from .evaluate import HeldOut
+from .evaluate import held_out_sets
 from .frames import direction_dataset, null_frame, probe_rows, score_frame
 from .layer import LayerJob, ProbePart
 from .parts import run_parts
 from .results import ProbeResult
-from .splits import PairTable, pair_table, split_fold
+from .splits import pair_table, split_fold
+from .surface import surface_features, surface_scores
 from .table import dataset_provenance, rows_frame
 from .words import bag_of_words_scores, pair_responses
 
@@ -80,26 +79,31 @@ def probe_run(
     split = split_fold(table, max_folds=spec.max_folds, seed=spec.seed)
     responses = pair_responses(texts, table)
     words = bag_of_words_scores(responses, folds.folds, spec=bow)
+    features = surface_features(responses)
     words_test = bag_of_words_scores(responses, [split], spec=bow)
     job = LayerJob(
         table=table,
         folds=folds,
         split=split,
-        held=_held_out(
+        held=held_out_sets(
             table,
             folds.held_out,
             cv=folds.scheme,
             fold=folds.fold_of_pair,
             words=words,
-            spec=spec,
+            surface=surface_scores(features, folds.folds),
+            n_bootstrap=spec.n_bootstrap,
+            seed=spec.seed,
         ),
-        held_test=_held_out(
+        held_test=held_out_sets(
             table,
             split.test,
             cv=SPLIT_CV,
             fold=np.zeros_like(folds.fold_of_pair),
             words=words_test,
-            spec=spec,
+            surface=surface_scores(features, [split]),
+            n_bootstrap=spec.n_bootstrap,
+            seed=spec.seed,
         ),
         spec=spec,
         random=random,
@@ -120,39 +124,3 @@ def probe_run(
         scores=score_frame(assembly),
         directions=direction_dataset(assembly),
     )
-
-
-def _held_out(
-    table: PairTable,
-    pairs: NDArray[np.int64],
-    *,
-    cv: str,
-    fold: NDArray[np.int64],
-    words: NDArray[np.float64],
-    spec: ProbeSpec,
-) -> tuple[HeldOut, ...]:
-    """Return the held-out sets of ``pairs``: all of them, then every designed subset."""
-    sets = []
-    for subset in ("all", *table.subsets()):
-        members = np.intersect1d(table.members(subset), pairs)
-        if members.size == 0:
-            continue
-        sets.append(
-            HeldOut(
-                subset=subset,
-                cv=cv,
-                pairs=members,
-                fold=fold[members],
-                weights=draw_pair_weights(
-                    table.scenario[members], n_draws=spec.n_bootstrap, seed=spec.seed
-                ),
-                words=words[:, members],
-                counts={
-                    "n_texts": 2 * int(members.size),
-                    "n_pairs": int(members.size),
-                    "n_scenarios": int(np.unique(table.scenario[members]).size),
-                    "n_generators": int(np.unique(table.generator[members]).size),
-                },
-            )
-        )
-    return tuple(sets)

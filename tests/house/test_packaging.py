@@ -88,7 +88,11 @@ def test_every_package_that_is_imported_is_declared():
     declared = [*project["dependencies"], *extras["extract"], *extras["report"]]
     names = {re.split(r"[\[<>=;~ ]", line)[0].lower().replace("-", "_") for line in declared}
     names |= {"distributed"} if "dask[array,distributed]" in "".join(declared) else set()
-    imported_as = {"scikit_learn": "sklearn", "vl_convert_python": "vl_convert"}
+    imported_as = {
+        "scikit_learn": "sklearn",
+        "vadersentiment": "vaderSentiment",
+        "vl_convert_python": "vl_convert",
+    }
     known = {imported_as.get(name, name) for name in names}
     for room in (*ROOMS, "src/actlake"):
         for path in (ROOT / room).rglob("*.py"):
