@@ -12,6 +12,7 @@ from .auroc import (
     delong_covariance,
     paired_bound,
 )
+from .compare import compare_probes, compare_scores
 from .components import pca_run
 from .confounds import ConfoundResult, confound_run
 from .directions import (
@@ -49,6 +50,8 @@ __all__ = [
     "binormal_bound",
     "clopper_pearson",
     "combine_directions",
+    "compare_probes",
+    "compare_scores",
     "confound_run",
     "delong_covariance",
     "direction_set",
