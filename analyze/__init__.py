@@ -12,6 +12,7 @@ from .auroc import (
     delong_covariance,
     paired_bound,
 )
+from .battery import PARTS, PartResult, analyze_run, load_part, save_part
 from .compare import compare_probes, compare_scores
 from .components import pca_run
 from .confounds import ConfoundResult, confound_run
@@ -36,13 +37,16 @@ from .results import (
 from .suite import probe_run
 
 __all__ = [
+    "PARTS",
     "ConfoundResult",
     "Difference",
     "Interval",
     "NullResult",
+    "PartResult",
     "PcaResult",
     "ProbeResult",
     "RandomResult",
+    "analyze_run",
     "auroc",
     "auroc_columns",
     "auroc_difference",
@@ -57,6 +61,7 @@ __all__ = [
     "direction_set",
     "directions_record",
     "load_directions",
+    "load_part",
     "load_pca_result",
     "load_probe_result",
     "null_run",
@@ -65,6 +70,7 @@ __all__ = [
     "probe_run",
     "random_run",
     "save_directions",
+    "save_part",
     "save_pca_result",
     "save_probe_result",
     "score_direction",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +145,7 @@ def confound_part(design: Design, *, spec: ConfoundSpec) -> ConfoundPart:
 
 def confound_tables(
     design: Design,
-    layers: dict[tuple[str, int], ConfoundLayer],
+    layers: Mapping[tuple[str, int], ConfoundLayer],
     part: ConfoundPart,
     *,
     bow: BagOfWordsSpec,

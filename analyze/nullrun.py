@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -30,7 +30,7 @@ from .probes import Tuning
 from .splits import Fold
 from .table import plain_strings, rows_frame
 
-__all__ = ["NullLayer", "NullPart", "NullResult", "null_run", "null_tables"]
+__all__ = ["NullLayer", "NullPart", "NullResult", "null_part", "null_run", "null_tables"]
 
 REFIT: NullKind = "label_flip_refit"
 BAND_COLUMNS = (
@@ -159,7 +159,7 @@ def null_part(design: Design, *, spec: NullSpec, probe: ProbeSpec) -> NullPart:
 
 def null_tables(
     design: Design,
-    layers: dict[tuple[str, int], NullLayer],
+    layers: Mapping[tuple[str, int], NullLayer],
     spec: NullSpec,
     *,
     probe: ProbeSpec,
@@ -188,7 +188,7 @@ def _maximum(layers: Sequence[Floats], kind: NullKind) -> Floats:
 
 
 def _rows(
-    design: Design, layers: dict[tuple[str, int], NullLayer], spec: NullSpec, *, pool: str
+    design: Design, layers: Mapping[tuple[str, int], NullLayer], spec: NullSpec, *, pool: str
 ) -> Iterator[ResultRow]:
     """Yield one row per null, method, layer and subset of a pool."""
     provenance = design.provenance()
@@ -239,7 +239,7 @@ def _not_refitted(design: Design, method: str) -> ResultRow:
 
 
 def _bands(
-    design: Design, layers: dict[tuple[str, int], NullLayer], *, pool: str
+    design: Design, layers: Mapping[tuple[str, int], NullLayer], *, pool: str
 ) -> Iterator[dict[str, Any]]:
     """Yield the description of every null of a pool: per layer, and over all layers."""
     provenance = design.provenance()

@@ -1,6 +1,13 @@
 """The typed records of everything that actlake writes or is configured with."""
 
-from .analysis import ConfoundSpec, ControlConcept, NullKind, NullSpec
+from .analysis import (
+    AnalysisPart,
+    AnalyzeSpec,
+    ConfoundSpec,
+    ControlConcept,
+    NullKind,
+    NullSpec,
+)
 from .base import Record, canonical_json, digest_json, near_names
 from .capture import CaptureSpec, Dtype, Pool, Rendering, Site, array_name, norm_name
 from .catalog import Catalog, CatalogRun
@@ -53,6 +60,8 @@ __all__ = [
     "RECORDS",
     "ActlakeError",
     "AlreadyExistsError",
+    "AnalysisPart",
+    "AnalyzeSpec",
     "Arm",
     "ArmNames",
     "ArraySpec",

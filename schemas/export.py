@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .analysis import AnalyzeSpec
 from .base import Record
 from .capture import CaptureSpec
 from .catalog import Catalog
@@ -20,7 +21,7 @@ __all__ = ["RECORDS", "json_schema", "json_schemas"]
 RECORDS: tuple[type[Record], ...] = (
     Text, Pair, CorpusInfo, CaptureSpec, StoreInfo, Catalog, RunPlan, RunManifest, BlockCommit,
     BlockClaim, BlockDecision, Seal, Pulled, ResultRow, SteeringRow, Direction,
-    DirectionSet, StudyFile,
+    DirectionSet, AnalyzeSpec, StudyFile,
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from ._version import __version__
+from .cli_analyze import analyze
 from .cli_check import ExtractGroup, check
 from .cli_runs import extract as run_extraction
 from .cli_runs import probe, steer
@@ -180,5 +181,5 @@ extract = ExtractGroup(
     help="Run a model over a corpus once and store its activations; check a model.",
     commands={"run": run_extraction, "check": check},
 )
-for command in (extract, probe, steer, store):
+for command in (extract, probe, analyze, steer, store):
     cli.add_command(command)
