@@ -118,7 +118,8 @@ def _prepare(
     if name in ("probe", "generators"):
         asked, of = spec.probe, design
         if name == "generators":
-            asked = asked.model_copy(update={"groups": "generator"})
+            # The directions are those of the train split, whose reliability ``probe`` has.
+            asked = asked.model_copy(update={"groups": "generator", "n_reliability": 0})
             of = make_design(design.ds, texts, spec=asked, site=site)
         probes = probe_part(of, spec=asked, random=spec.random, bow=spec.bow)
         return probes, lambda layers: probe_tables(of, layers, probes)

@@ -81,6 +81,7 @@ class NullPart:
             methods=self.methods,
             tuning=self.tuning,
             hidden=space.hidden,
+            scatter_of=layer.scatter,
         )
         draws: Draws = {}
         observed = {}
