@@ -12,7 +12,10 @@ from .auroc import (
     delong_covariance,
     paired_bound,
 )
+from .battery import PARTS, PartResult, analyze_run, load_part, save_part
+from .compare import compare_probes, compare_scores
 from .components import pca_run
+from .confounds import ConfoundResult, confound_run
 from .directions import (
     combine_directions,
     direction_set,
@@ -34,12 +37,16 @@ from .results import (
 from .suite import probe_run
 
 __all__ = [
+    "PARTS",
+    "ConfoundResult",
     "Difference",
     "Interval",
     "NullResult",
+    "PartResult",
     "PcaResult",
     "ProbeResult",
     "RandomResult",
+    "analyze_run",
     "auroc",
     "auroc_columns",
     "auroc_difference",
@@ -47,10 +54,14 @@ __all__ = [
     "binormal_bound",
     "clopper_pearson",
     "combine_directions",
+    "compare_probes",
+    "compare_scores",
+    "confound_run",
     "delong_covariance",
     "direction_set",
     "directions_record",
     "load_directions",
+    "load_part",
     "load_pca_result",
     "load_probe_result",
     "null_run",
@@ -59,6 +70,7 @@ __all__ = [
     "probe_run",
     "random_run",
     "save_directions",
+    "save_part",
     "save_pca_result",
     "save_probe_result",
     "score_direction",

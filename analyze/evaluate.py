@@ -24,15 +24,27 @@ from .bootstrap import (
     bootstrap_accuracy,
     bootstrap_auroc,
     bootstrap_d_prime,
+    draw_pair_weights,
     percentile_interval,
     within_fold_auroc,
 )
 from .probes import d_prime
+from .splits import PairTable
 from .words import CEILING
 
-__all__ = ["Estimate", "HeldOut", "compare_with_words", "measure", "recall_at_fpr", "verdict"]
+__all__ = [
+    "Estimate",
+    "HeldOut",
+    "compare_with_words",
+    "held_out_sets",
+    "measure",
+    "recall_at_fpr",
+    "verdict",
+]
 
 Estimate: TypeAlias = dict[str, Any]  # fields of a ResultRow
+
+DELONG = frozenset(("auroc", "auroc_nested", "auroc_raw", "auroc_residualised"))
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,8 @@ class HeldOut:
 
     ``pairs`` index the pair table; ``fold`` numbers the fold that held each out; ``weights``
     are the bootstrap draws, the same for every layer, method and the bag of words; ``words``
-    are the bag-of-words scores of these pairs, dims (arm, pair).
+    are the bag-of-words scores of these pairs, dims (arm, pair), and ``surface`` those of
+    length, markdown, first person and readability, None where they were not asked for.
     """
 
     subset: str
@@ -51,6 +64,7 @@ class HeldOut:
     weights: PairWeights
     words: Floats
     counts: dict[str, int] = field(default_factory=dict)
+    surface: Floats | None = None
 
     @property
     def labels(self) -> NDArray[np.bool_]:
@@ -61,6 +75,46 @@ class HeldOut:
     def several_folds(self) -> bool:
         """Whether pooling mixes folds."""
         return bool(np.unique(self.fold).size > 1)
+
+
+def held_out_sets(
+    table: PairTable,
+    pairs: NDArray[np.int64],
+    *,
+    cv: str,
+    fold: NDArray[np.int64],
+    words: Floats,
+    surface: Floats | None,
+    n_bootstrap: int,
+    seed: int,
+) -> tuple[HeldOut, ...]:
+    """Return the held-out sets of ``pairs``: all of them, then every designed subset.
+
+    ``fold``, ``words`` and ``surface`` are of all pairs of the table.
+    """
+    sets = []
+    for subset in ("all", *table.subsets()):
+        members = np.intersect1d(table.members(subset), pairs)
+        if members.size == 0:
+            continue
+        sets.append(
+            HeldOut(
+                subset=subset,
+                cv=cv,
+                pairs=members,
+                fold=fold[members],
+                weights=draw_pair_weights(table.scenario[members], n_draws=n_bootstrap, seed=seed),
+                words=words[:, members],
+                surface=None if surface is None else surface[:, members],
+                counts={
+                    "n_texts": 2 * int(members.size),
+                    "n_pairs": int(members.size),
+                    "n_scenarios": int(np.unique(table.scenario[members]).size),
+                    "n_generators": int(np.unique(table.generator[members]).size),
+                },
+            )
+        )
+    return tuple(sets)
 
 
 def verdict(estimate: float, words: float, *, low: float | None, high: float | None) -> str:
@@ -130,7 +184,7 @@ def compare_with_words(estimates: list[Estimate], scores: Floats, held: HeldOut)
     result = []
     for row in estimates:
         metric = row["metric"]
-        if metric in {"auroc", "auroc_nested"}:
+        if metric in DELONG:
             difference = auroc_difference(scores.ravel(), held.words.ravel(), held.labels)
             words = row["estimate"] - difference.estimate
             low, high = difference.low, difference.high
@@ -148,6 +202,7 @@ def compare_with_words(estimates: list[Estimate], scores: Floats, held: HeldOut)
                 "bow_delta_ci_high": high,
                 "verdict": verdict(row["estimate"], words, low=low, high=high),
             }
+            | (_beside_surface(scores, held) if metric in DELONG else {})
         )
     return result
 
@@ -181,6 +236,19 @@ def recall_at_fpr(
     if n_neutral * rate < 1:
         method += f", so the false positive rate is known to {bound:.2g} only"
     return _row("recall_at_1pct_fpr", above / n_pairs, replace(interval, method=method))
+
+
+def _beside_surface(scores: Floats, held: HeldOut) -> Estimate:
+    """Return the surface features' AUROC on the same texts with the paired difference."""
+    if held.surface is None:
+        return {}
+    difference = auroc_difference(scores.ravel(), held.surface.ravel(), held.labels)
+    return {
+        "surface_estimate": auroc(held.surface.ravel(), held.labels),
+        "surface_delta": difference.estimate,
+        "surface_delta_ci_low": difference.low,
+        "surface_delta_ci_high": difference.high,
+    }
 
 
 def _row(metric: str, estimate: float | None, interval: Interval) -> Estimate:

@@ -8,7 +8,7 @@ has the scores that a refit from its labels would give, its own shrinkage or pen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -46,6 +46,7 @@ def flip_scores(
     methods: Sequence[ProbeMethod],
     tuning: Tuning,
     hidden: int,
+    scatter_of: Callable[[Fold], Scatter] | None = None,
 ) -> dict[ProbeMethod, Floats]:
     """Return held-out scores under every relabelling, dims (arm, pair, draw).
 
@@ -65,8 +66,12 @@ def flip_scores(
         Ridge's grid and LDA's shrinkage.
     hidden
         Width of the activations.
+    scatter_of
+        Where the scatter of a fold's training pairs is known already.
     """
     n_pairs, n_draws = signs.shape
+    if scatter_of is None:
+        scatter_of = lambda fold: train_scatter(points[:, fold.train], hidden=hidden)  # noqa: E731
     scores = {method: np.full((2, n_pairs, n_draws), np.nan) for method in methods}
     differences = points[0] - points[1]
     total = differences.T @ signs if "diff_means" in methods else np.zeros((1, 1))
@@ -88,13 +93,13 @@ def flip_scores(
             found = _scores(centred, projected, projected)
             scores["pca_diff"][:, fold.test] = _relabel(found, exchanged)
         if {"lda", "ridge"} & {*methods}:
-            scatter = train_scatter(points[:, fold.train], hidden=hidden)
-            labels = np.concatenate([signs[fold.train], -signs[fold.train]])
-            delta = scatter.points.T @ labels / scatter.n_pairs
+            scatter = scatter_of(fold)
+            mine, n = signs[fold.train], scatter.n_pairs
+            delta = (scatter.points[:n] - scatter.points[n:]).T @ mine / n
             centred = (points[:, fold.test] - scatter.centre) @ scatter.basis
             for method in ("lda", "ridge"):
                 if method in methods:
-                    weights = _spectral(scatter, delta, labels, fold, method=method, tuning=tuning)
+                    weights = _spectral(scatter, delta, mine, fold, method=method, tuning=tuning)
                     found = _scores(centred, weights, delta)
                     scores[method][:, fold.test] = _relabel(found, exchanged)
     return scores
@@ -114,22 +119,22 @@ def _relabel(scores: Floats, exchanged: Flags) -> Floats:
 
 
 def _spectral(
-    scatter: Scatter, delta: Floats, labels: Floats, fold: Fold, *, method: str, tuning: Tuning
+    scatter: Scatter, delta: Floats, signs: Floats, fold: Fold, *, method: str, tuning: Tuning
 ) -> Floats:
     """Return the weights of every draw up to a positive factor, dims (rank, draw)."""
     if method == "lda":
+        labels = np.concatenate([signs, -signs])
         intensity, mean = shrinkage_intensity(scatter, delta, labels, method=tuning.shrinkage)
         return spectral_weights(scatter, delta, intensity=intensity, mean=mean)
     penalties = ridge_penalties(scatter, tuning.lambda_grid)
     chosen = np.full(delta.shape[1], penalties[0])
     if int(fold.inner_scenario.max()) >= 1 and scatter.power.size:
         groups, best = np.tile(fold.inner_scenario, 2), np.full(delta.shape[1], np.inf)
-        projected = scatter.left.T @ labels
+        # The errors are linear in the signs, so the squared error is one quadratic form.
+        each = np.concatenate([np.eye(scatter.n_pairs), -np.eye(scatter.n_pairs)])
         for kappa in penalties:
-            errors = press_errors(
-                scatter, groups, labels, penalty=float(kappa), projected=projected
-            )
-            loss = np.einsum("ib,ib->b", errors, errors)
+            errors = press_errors(scatter, groups, each, penalty=float(kappa))
+            loss = np.einsum("pb,pb->b", signs, (errors.T @ errors) @ signs)
             chosen = np.where(loss < best, kappa, chosen)
             best = np.minimum(loss, best)
     result: Floats = delta / (scatter.power[:, None] + chosen)

@@ -137,6 +137,7 @@ def score_frame(assembly: Assembly) -> pd.DataFrame:
                     "fold": np.tile(fold, 2),
                     "text": table.texts[:, held.pairs].ravel(),
                     "pair": np.tile(table.pair[held.pairs], 2),
+                    "scenario": np.tile(table.scenario[held.pairs], 2),
                     "label": held.labels.astype(np.int8),
                     "score": scores.ravel(),
                 }

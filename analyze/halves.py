@@ -163,5 +163,4 @@ def _logistic_weights(raw: Floats, subsets: Sequence[Ints], *, c: float) -> Floa
         c=np.full(len(subsets), c),
         tolerance=TUNE_TOLERANCE,
     )
-    result: Floats = ((space.basis @ solved[:-1]) / space.scale[:, None]).T
-    return result
+    return space.raw_weights(solved[:-1]).T

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -79,10 +80,7 @@ class ProbePart:
         directions = isotropic_directions(
             job.random.n_directions, x.shape[-1], seed=job.random.seed
         )
-        methods = {
-            method: _fit_method(x, space, job, method=method, neutral=layer.neutral)
-            for method in job.spec.methods
-        }
+        methods = {method: _fit_method(layer, job, method=method) for method in job.spec.methods}
         drawn = random_scores(layer.values, job.table.rows, directions)
         return LayerResult(
             pool=layer.pool,
@@ -93,25 +91,28 @@ class ProbePart:
         )
 
 
-def _fit_method(
-    x: Floats, space: PairSpace, job: LayerJob, *, method: ProbeMethod, neutral: Floats
-) -> MethodResult:
+def _fit_method(layer: Activations, job: LayerJob, *, method: ProbeMethod) -> MethodResult:
     """Cross-validate one method, and fit it on the train split.
 
     Features are standardised for the logistic probe alone; the others need no more than the
     coordinates of the row space.
     """
+    x, space, neutral = layer.pairs, layer.space, layer.neutral
     raw = method == "logistic"
     points, controls = (x, neutral) if raw else (space.points, space.coordinates(neutral))
-    tuning = _tuning(job.spec)
+    options: dict[str, Any] = {
+        "tuning": _tuning(job.spec),
+        "hidden": space.hidden,
+        "scatter_of": layer.scatter,
+    }
     scores = np.full(x.shape[:2], np.nan)
     inner, controlled = [], []
     for fold in job.folds.folds:
-        fit = fit_fold(points, fold, method=method, tuning=tuning, hidden=space.hidden)
+        fit = fit_fold(points, fold, method=method, **options)
         scores[:, fold.test] = fit.probe.score(points[:, fold.test])
         inner.append((fit.inner_auroc, fit.inner_d_prime))
         controlled.append(fit.probe.score(controls))
-    fitted = fit_fold(points, job.split, method=method, tuning=tuning, hidden=space.hidden)
+    fitted = fit_fold(points, job.split, method=method, **options)
     test_scores = np.full(x.shape[:2], np.nan)
     test_scores[:, job.split.test] = fitted.probe.score(points[:, job.split.test])
     neutral_split = fitted.probe.score(controls)

@@ -210,7 +210,6 @@ def press_errors(
     signs: Floats,
     *,
     penalty: float,
-    projected: Floats | None = None,
 ) -> Floats:
     """Return label minus prediction of ridge regressions that left the row's group out.
 
@@ -227,8 +226,6 @@ def press_errors(
         dims (row, draw), the labels as +1 and -1.
     penalty
         κ, on the scatter.
-    projected
-        ``scatter.left.T @ signs``, where several penalties share it.
 
     Returns
     -------
@@ -237,8 +234,7 @@ def press_errors(
     n = scatter.points.shape[0]
     left = scatter.left
     kept = scatter.power / (scatter.power + penalty)
-    inside = left.T @ signs if projected is None else projected
-    residual = signs - left @ (kept[:, None] * inside)
+    residual = signs - left @ (kept[:, None] * (left.T @ signs))
     residual = residual - signs.mean(axis=0)
     errors: Floats = np.empty_like(residual)
     for name in np.unique(groups):

@@ -23,20 +23,28 @@ NO_SIGNAL = 1e-6
 class RowSpace:
     """A standardised matrix in the basis of its singular vectors.
 
-    ``points`` has dims (text, rank) and orthogonal columns whose squared lengths are
-    ``power``; ``basis`` has dims (hidden, rank) and takes weights back to standardised
-    features.
+    ``points`` has dims (text, rank) and orthogonal columns whose squared lengths are ``power``.
+    The basis that takes weights back to standardised features is ``right``, or, where there are
+    more features than texts, ``rows.T @ right``: a matrix that is never made.
     """
 
     mean: Floats
     scale: Floats
     points: Floats
     power: Floats
-    basis: Floats
+    right: Floats
+    rows: Floats | None
+
+    def raw_weights(self, coefficients: Floats) -> Floats:
+        """Return weights (hidden, ...) on unstandardised activations of (rank, ...)."""
+        inside = self.right @ coefficients
+        standardised = inside if self.rows is None else self.rows.T @ inside
+        result: Floats = (standardised.T / self.scale).T
+        return result
 
     def raw_weight(self, coefficients: Floats, intercept: float) -> tuple[Floats, float]:
         """Return weight and bias that act on unstandardised activations."""
-        weight = (self.basis @ coefficients) / self.scale
+        weight = self.raw_weights(coefficients)
         return weight, intercept - float(weight @ self.mean)
 
 
@@ -48,7 +56,7 @@ def row_space(x: Floats) -> RowSpace:
     """
     mean = x.mean(axis=0)
     centred = x - mean
-    scale = centred.std(axis=0)
+    scale = np.sqrt(np.einsum("th,th->h", centred, centred) / x.shape[0])
     # A constant feature in floating point: its spread is rounding of its own mean.
     constant = scale <= 1e-12 * np.maximum(np.abs(mean), 1e-300)
     centred[:, constant] = 0.0
@@ -60,9 +68,9 @@ def row_space(x: Floats) -> RowSpace:
     kept = power > RANK_TOLERANCE * max(float(power[-1]), 1e-300)
     power, vectors = power[kept], vectors[:, kept]
     if wide:
-        basis = centred.T @ (vectors / np.sqrt(power))
-        return RowSpace(mean, scale, vectors * np.sqrt(power), power, basis)
-    return RowSpace(mean, scale, centred @ vectors, power, vectors)
+        root = np.sqrt(power)
+        return RowSpace(mean, scale, vectors * root, power, vectors / root, centred)
+    return RowSpace(mean, scale, centred @ vectors, power, vectors, None)
 
 
 def solve_logistic(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -30,7 +30,7 @@ from .probes import Tuning
 from .splits import Fold
 from .table import plain_strings, rows_frame
 
-__all__ = ["NullLayer", "NullPart", "NullResult", "null_run", "null_tables"]
+__all__ = ["NullLayer", "NullPart", "NullResult", "null_part", "null_run", "null_tables"]
 
 REFIT: NullKind = "label_flip_refit"
 BAND_COLUMNS = (
@@ -81,6 +81,7 @@ class NullPart:
             methods=self.methods,
             tuning=self.tuning,
             hidden=space.hidden,
+            scatter_of=layer.scatter,
         )
         draws: Draws = {}
         observed = {}
@@ -159,7 +160,7 @@ def null_part(design: Design, *, spec: NullSpec, probe: ProbeSpec) -> NullPart:
 
 def null_tables(
     design: Design,
-    layers: dict[tuple[str, int], NullLayer],
+    layers: Mapping[tuple[str, int], NullLayer],
     spec: NullSpec,
     *,
     probe: ProbeSpec,
@@ -188,7 +189,7 @@ def _maximum(layers: Sequence[Floats], kind: NullKind) -> Floats:
 
 
 def _rows(
-    design: Design, layers: dict[tuple[str, int], NullLayer], spec: NullSpec, *, pool: str
+    design: Design, layers: Mapping[tuple[str, int], NullLayer], spec: NullSpec, *, pool: str
 ) -> Iterator[ResultRow]:
     """Yield one row per null, method, layer and subset of a pool."""
     provenance = design.provenance()
@@ -239,7 +240,7 @@ def _not_refitted(design: Design, method: str) -> ResultRow:
 
 
 def _bands(
-    design: Design, layers: dict[tuple[str, int], NullLayer], *, pool: str
+    design: Design, layers: Mapping[tuple[str, int], NullLayer], *, pool: str
 ) -> Iterator[dict[str, Any]]:
     """Yield the description of every null of a pool: per layer, and over all layers."""
     provenance = design.provenance()

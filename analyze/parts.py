@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from ..schemas import InvalidInputError, array_name
 from .arrays import layer_values
 from .auroc import Floats
+from .linear import Scatter, train_scatter
 from .rowspace import PairSpace, pair_space
 from .schedule import one_blas_thread, run_tasks
-from .splits import PairTable
+from .splits import Fold, PairTable
 
 __all__ = ["Activations", "Part", "paired_rows", "run_parts"]
 
@@ -40,6 +41,18 @@ class Activations:
     def space(self) -> PairSpace:
         """The row space of the pairs."""
         return pair_space(self.pairs)
+
+    def scatter(self, fold: Fold) -> Scatter:
+        """Return the scatter of a fold's training pairs, which all parts and methods share."""
+        key = fold.train.tobytes()
+        if key not in self._scatters:
+            train = self.space.points[:, fold.train]
+            self._scatters[key] = train_scatter(train, hidden=self.space.hidden)
+        return self._scatters[key]
+
+    @cached_property
+    def _scatters(self) -> dict[bytes, Scatter]:
+        return {}
 
     @cached_property
     def neutral(self) -> Floats:

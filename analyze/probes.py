@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -146,6 +146,7 @@ def fit_fold(
     method: ProbeMethod,
     tuning: Tuning,
     hidden: int | None = None,
+    scatter_of: Callable[[Fold], Scatter] | None = None,
 ) -> FoldFit:
     """Return the probe of ``method`` fitted on the training pairs of ``fold``.
 
@@ -167,6 +168,8 @@ def fit_fold(
         Grids of the penalties, and LDA's shrinkage.
     hidden
         Width of the activations where ``x`` are coordinates; None: the features of ``x``.
+    scatter_of
+        Where the scatter of a fold's training pairs in these coordinates is known already.
     """
     train = x[:, fold.train]
     if method == "diff_means":
@@ -175,7 +178,7 @@ def fit_fold(
         return _logistic_fold(train, fold.inner_tune, c_grid=tuning.c_grid)
     if method == "pca_diff":
         return _pca_fold(train, fold.inner_tune)
-    scatter = train_scatter(train, hidden=hidden)
+    scatter = scatter_of(fold) if scatter_of else train_scatter(train, hidden=hidden)
     if method == "lda":
         return _lda_fold(scatter, fold.inner_scenario, shrinkage=tuning.shrinkage)
     return _ridge_fold(scatter, fold.inner_scenario, grid=tuning.lambda_grid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from .parts import Activations, run_parts
 from .splits import PairTable, pair_table
 from .table import dataset_provenance, plain_strings, relative_depth
 
-__all__ = ["RandomPart", "RandomResult", "random_run"]
+__all__ = ["RandomPart", "RandomResult", "random_part", "random_run", "random_tables"]
 
 
 @dataclass(frozen=True)
@@ -89,24 +89,50 @@ def random_run(
     """
     chosen, found = run_pools(ds, site=site, pools=pools)
     table = pair_table(ds)
+    part = random_part(table, spec)
+    fitted = run_parts(ds, [part], table, site=chosen, pools=found, scheduler=scheduler)
+    layers = {cell: of[0] for cell, of in fitted.items()}
+    return random_tables(ds, table, layers, site=chosen, pools=found, spec=spec)
+
+
+def random_part(table: PairTable, spec: RandomSpec) -> RandomPart:
+    """Return what every layer computes; InvalidInputError if there is one pair only."""
     if table.n_pairs < 2:
         msg = f"random directions need two pairs or more to order, got {table.n_pairs}"
         raise InvalidInputError(msg)
-    subsets = {name: table.members(name) for name in ("all", *table.subsets())}
-    part = RandomPart(tuple(subsets.values()), spec)
-    layers = [int(layer) for layer in ds["layer"].values]
-    fitted = run_parts(ds, [part], table, site=chosen, pools=found, scheduler=scheduler)
+    return RandomPart(tuple(table.members(name) for name in _subsets(table)), spec)
+
+
+def random_tables(
+    ds: xr.Dataset,
+    table: PairTable,
+    layers: Mapping[tuple[str, int], Floats],
+    *,
+    site: str,
+    pools: Sequence[str],
+    spec: RandomSpec,
+) -> RandomResult:
+    """Return the AUROCs of all layers and their description."""
+    numbers = [int(layer) for layer in ds["layer"].values]
     drawn = np.stack(
-        [np.stack([fitted[pool, layer][0] for layer in layers], axis=1) for pool in found], axis=1
+        [np.stack([layers[pool, layer] for layer in numbers], axis=1) for pool in pools], axis=1
     )
     aurocs = xr.DataArray(
         drawn,
         dims=("subset", "pool", "layer", "draw"),
-        coords={"subset": list(subsets), "pool": found, "layer": layers},
+        coords={
+            "subset": np.array(_subsets(table), dtype=object),
+            "pool": np.array(pools, dtype=object),
+            "layer": np.array(numbers, dtype=np.int32),
+        },
         name="auroc",
-        attrs={"null": "isotropic", "seed": spec.seed, "site": chosen},
+        attrs={"null": "isotropic", "seed": spec.seed, "site": site},
     )
-    return RandomResult(_bands(ds, table, aurocs, site=chosen, seed=spec.seed), aurocs)
+    return RandomResult(_bands(ds, table, aurocs, site=site, seed=spec.seed), aurocs)
+
+
+def _subsets(table: PairTable) -> list[str]:
+    return ["all", *table.subsets()]
 
 
 def _bands(

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
-from ..schemas import (
-    BagOfWordsSpec,
-    ProbeSpec,
-    RandomSpec,
-    Text,
-)
-from .arrays import run_pools
+from ..schemas import BagOfWordsSpec, ProbeSpec, RandomSpec, Text
 from .assembly import Assembly
-from .bootstrap import draw_pair_weights
-from .design import dataset_digest, outer_folds
-from .evaluate import HeldOut
+from .design import Design, dataset_digest, make_design
+from .evaluate import held_out_sets
 from .frames import direction_dataset, null_frame, probe_rows, score_frame
-from .layer import LayerJob, ProbePart
+from .layer import LayerJob, LayerResult, ProbePart
 from .parts import run_parts
 from .results import ProbeResult
-from .splits import PairTable, pair_table, split_fold
+from .splits import split_fold
+from .surface import surface_features, surface_scores
 from .table import dataset_provenance, rows_frame
-from .words import bag_of_words_scores, pair_responses
+from .words import bag_of_words_scores
 
-__all__ = ["SPLIT_CV", "probe_run"]
+__all__ = ["SPLIT_CV", "probe_part", "probe_run", "probe_tables"]
 
 SPLIT_CV = "train→test split"
 
@@ -74,45 +67,54 @@ def probe_run(
     NotFoundError
         If a site, a pool or a text of the corpus is missing.
     """
-    chosen, pools = run_pools(ds, site=site, pools=spec.pools)
-    table = pair_table(ds)
-    folds = outer_folds(table, spec)
-    split = split_fold(table, max_folds=spec.max_folds, seed=spec.seed)
-    responses = pair_responses(texts, table)
-    words = bag_of_words_scores(responses, folds.folds, spec=bow)
-    words_test = bag_of_words_scores(responses, [split], spec=bow)
-    job = LayerJob(
-        table=table,
-        folds=folds,
-        split=split,
-        held=_held_out(
-            table,
-            folds.held_out,
-            cv=folds.scheme,
-            fold=folds.fold_of_pair,
-            words=words,
-            spec=spec,
-        ),
-        held_test=_held_out(
-            table,
-            split.test,
-            cv=SPLIT_CV,
-            fold=np.zeros_like(folds.fold_of_pair),
-            words=words_test,
-            spec=spec,
-        ),
-        spec=spec,
-        random=random,
+    design = make_design(ds, texts, spec=spec, site=site)
+    part = probe_part(design, spec=spec, random=random, bow=bow)
+    found = run_parts(
+        ds, [part], design.table, site=design.site, pools=design.pools, scheduler=scheduler
     )
-    fitted = run_parts(ds, [ProbePart(job)], table, site=chosen, pools=pools, scheduler=scheduler)
-    digest = dataset_digest(table, responses)
+    return probe_tables(design, {cell: of[0] for cell, of in found.items()}, part)
+
+
+def probe_part(
+    design: Design, *, spec: ProbeSpec, random: RandomSpec, bow: BagOfWordsSpec
+) -> ProbePart:
+    """Return what every layer computes, the texts' own scores on the same folds with it."""
+    table, folds = design.table, design.folds
+    split = split_fold(table, max_folds=spec.max_folds, seed=spec.seed)
+    features = surface_features(design.responses)
+    held, held_test = (
+        held_out_sets(
+            table,
+            pairs,
+            cv=cv,
+            fold=fold,
+            words=bag_of_words_scores(design.responses, of, spec=bow),
+            surface=surface_scores(features, of),
+            n_bootstrap=spec.n_bootstrap,
+            seed=spec.seed,
+        )
+        for pairs, cv, fold, of in (
+            (folds.held_out, folds.scheme, folds.fold_of_pair, folds.folds),
+            (split.test, SPLIT_CV, np.zeros_like(folds.fold_of_pair), (split,)),
+        )
+    )
+    return ProbePart(LayerJob(table, folds, split, held, held_test, spec, random))
+
+
+def probe_tables(
+    design: Design, layers: Mapping[tuple[str, int], LayerResult], part: ProbePart
+) -> ProbeResult:
+    """Return the tables and directions of all layers."""
     assembly = Assembly(
-        ds=ds,
-        site=chosen,
-        job=job,
-        results={cell: results[0] for cell, results in fitted.items()},
-        provenance=dataset_provenance(ds)
-        | {"dataset_digest": digest, "split_digest": folds.digest},
+        ds=design.ds,
+        site=design.site,
+        job=part.job,
+        results=layers,
+        provenance=dataset_provenance(design.ds)
+        | {
+            "dataset_digest": dataset_digest(design.table, design.responses),
+            "split_digest": design.folds.digest,
+        },
     )
     return ProbeResult(
         rows=rows_frame(probe_rows(assembly)),
@@ -120,39 +122,3 @@ def probe_run(
         scores=score_frame(assembly),
         directions=direction_dataset(assembly),
     )
-
-
-def _held_out(
-    table: PairTable,
-    pairs: NDArray[np.int64],
-    *,
-    cv: str,
-    fold: NDArray[np.int64],
-    words: NDArray[np.float64],
-    spec: ProbeSpec,
-) -> tuple[HeldOut, ...]:
-    """Return the held-out sets of ``pairs``: all of them, then every designed subset."""
-    sets = []
-    for subset in ("all", *table.subsets()):
-        members = np.intersect1d(table.members(subset), pairs)
-        if members.size == 0:
-            continue
-        sets.append(
-            HeldOut(
-                subset=subset,
-                cv=cv,
-                pairs=members,
-                fold=fold[members],
-                weights=draw_pair_weights(
-                    table.scenario[members], n_draws=spec.n_bootstrap, seed=spec.seed
-                ),
-                words=words[:, members],
-                counts={
-                    "n_texts": 2 * int(members.size),
-                    "n_pairs": int(members.size),
-                    "n_scenarios": int(np.unique(table.scenario[members]).size),
-                    "n_generators": int(np.unique(table.generator[members]).size),
-                },
-            )
-        )
-    return tuple(sets)

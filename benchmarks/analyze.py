@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from actlake.analyze import random_run
+from actlake.analyze import analyze_run, random_run
 from actlake.analyze.auroc import auroc
 from actlake.analyze.flips import draw_flips, flip_scores
 from actlake.analyze.nulls import drawn_aurocs, isotropic_directions
@@ -25,6 +25,7 @@ from actlake.analyze.rowspace import pair_space
 from actlake.analyze.schedule import one_blas_thread
 from actlake.analyze.splits import pair_table, scenario_folds
 from actlake.schemas import (
+    AnalyzeSpec,
     ArraySpec,
     CaptureSpec,
     EnvironmentInfo,
@@ -196,13 +197,21 @@ def _flip_figures(all_draws: Any, loop: Any, *, n_looped: int) -> dict[str, floa
     }
 
 
+def whole_suite(store: Any, texts: list[Text]) -> dict[str, float]:
+    """Time every analysis of one model, with five probes and 1000 draws of each null."""
+    spec = AnalyzeSpec()
+    took = seconds(lambda: analyze_run(open_run(store, RUN, chunks="job"), texts, spec=spec))
+    return {"suite_seconds_per_model": round(took, 1)}
+
+
 def main() -> None:
     """Run everything; print the figures."""
     with tempfile.TemporaryDirectory(prefix="actlake-bench-") as folder:
-        store, _, values = make_store(Path(folder))
+        store, texts, values = make_store(Path(folder))
         figures: dict[str, Any] = {"quick": QUICK, **random_baseline(store, values)}
         del values
         figures |= label_flips(store)
+        figures |= whole_suite(store, texts)
     emit(figures)
 
 

@@ -1,6 +1,13 @@
 """The typed records of everything that actlake writes or is configured with."""
 
-from .analysis import ConfoundSpec, ControlConcept, NullKind, NullSpec
+from .analysis import (
+    AnalysisPart,
+    AnalyzeSpec,
+    ConfoundSpec,
+    ControlConcept,
+    NullKind,
+    NullSpec,
+)
 from .base import Record, canonical_json, digest_json, near_names
 from .capture import (
     CaptureSpec,
@@ -106,6 +113,8 @@ __all__ = [
     "ActlakeError",
     "Agreement",
     "AlreadyExistsError",
+    "AnalysisPart",
+    "AnalyzeSpec",
     "Arm",
     "ArmNames",
     "ArraySpec",

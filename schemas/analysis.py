@@ -1,14 +1,24 @@
-"""What the analyses beside the probes are asked for: nulls and confounds."""
+"""What the analyses of a run are asked for."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from .base import Record
+from .study import BagOfWordsSpec, ProbeSpec, RandomSpec
 
-__all__ = ["ConfoundSpec", "ControlConcept", "NullKind", "NullSpec"]
+__all__ = [
+    "AnalysisPart",
+    "AnalyzeSpec",
+    "ConfoundSpec",
+    "ControlConcept",
+    "NullKind",
+    "NullSpec",
+]
+
+AnalysisPart = Literal["probe", "generators", "random", "nulls", "confounds"]
 
 NullKind = Literal["label_flip_refit", "isotropic", "covariance_matched"]
 ControlConcept = Literal["generator", "scenario", "markdown", "length", "sentiment", "random_label"]
@@ -39,3 +49,30 @@ class ConfoundSpec(Record):
         Literal["length", "markdown", "first_person", "generator", "scenario"], ...
     ] = ("length", "markdown", "first_person", "generator", "scenario")
     seed: int = 0
+
+
+class AnalyzeSpec(Record):
+    """Everything that ``actlake analyze`` computes from one reading of a run's layers.
+
+    ``probe`` says the folds and pools of all parts; ``generators`` are the same probes under
+    leave-one-generator-out.
+    """
+
+    encoding_type: ClassVar[str] = "actlake-analysis"
+
+    probe: ProbeSpec = ProbeSpec(methods=("diff_means", "lda", "logistic", "ridge", "pca_diff"))
+    random: RandomSpec = RandomSpec()
+    bow: BagOfWordsSpec = BagOfWordsSpec()
+    nulls: NullSpec = NullSpec()
+    confounds: ConfoundSpec = ConfoundSpec()
+
+    def of(self, part: AnalysisPart) -> dict[str, Record]:
+        """Return the specs that decide what a part computes."""
+        names = {
+            "probe": ("probe", "random", "bow"),
+            "generators": ("probe", "random", "bow"),
+            "random": ("probe", "random"),
+            "nulls": ("probe", "nulls"),
+            "confounds": ("probe", "bow", "confounds"),
+        }[part]
+        return {name: getattr(self, name) for name in names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .analysis import AnalyzeSpec
 from .base import Record
 from .capture import CaptureSpec
 from .catalog import Catalog
@@ -48,6 +49,7 @@ RECORDS: tuple[type[Record], ...] = (
     GeometryRow, SimilaritySpec, SimilarityRow, TransferSpec, TransferRow, CorrelationSpec,
     CorrelationRow, CorpusStats, StatsSpec, VariantLog, VariantSpec, ReviewKey, ReviewReport,
     Attempt, GenerateSpec, GenerationPlan, GenerationReport, PersonaSet, TextProvenance,
+    AnalyzeSpec,
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from ._version import __version__
+from .cli_analyze import analyze
 from .cli_check import ExtractGroup, check
 from .cli_corpus import corpus
 from .cli_generate import generate
@@ -188,5 +189,5 @@ extract = ExtractGroup(
     help="Run a model over a corpus once and store its activations; check a model.",
     commands={"run": run_extraction, "check": check},
 )
-for command in (corpus, extract, progress, probe, steer, store):
+for command in (analyze, corpus, extract, progress, probe, steer, store):
     cli.add_command(command)

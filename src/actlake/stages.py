@@ -38,7 +38,18 @@ if TYPE_CHECKING:
     from .schemas import BagOfWordsSpec, Pair, RandomSpec, SteerSpec
     from .store import Store
 
-__all__ = ["Results", "load_corpus", "pca_stage", "probe_stage", "report_stage", "steer_stage"]
+__all__ = [
+    "Results",
+    "content_digest",
+    "load_corpus",
+    "pca_stage",
+    "probe_stage",
+    "pulled_key",
+    "report_stage",
+    "run_provenance",
+    "stage_key",
+    "steer_stage",
+]
 
 _KEY_FILE = "stage.json"
 _ANALYSIS_PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "xarray", "dask", "zarr")
@@ -113,24 +124,26 @@ class Results:
         return True
 
 
-def _stage_key(content_digest: str, **specs: Record) -> dict[str, Any]:
+def stage_key(content: str, **specs: Record) -> dict[str, Any]:
+    """Return what a stage is made from: the code, a run's content and the specs."""
     return {
         "actlake": __version__,
-        "content_digest": content_digest,
+        "content_digest": content,
         "specs": {name: spec.to_dict() for name, spec in specs.items()},
     }
 
 
-def _pulled_key(store: Store, run: str) -> dict[str, Any]:
+def pulled_key(store: Store, run: str) -> dict[str, Any]:
     """Return what a partial copy holds: more of it is another stage. Nothing for a whole run."""
     record = store.read_pulled(run)
     return {} if record is None else {"pulled": record.to_dict()}
 
 
-def _content_digest(store: Store, run: str) -> str:
-    from .store import content_digest
+def content_digest(store: Store, run: str) -> str:
+    """Return the digest of a sealed run's data; IncompleteError if it is not sealed."""
+    from .store import content_digest as digest_of
 
-    digest = content_digest(store, run)
+    digest = digest_of(store, run)
     if digest is None:
         msg = f"run {run!r} is not sealed: extract it to the end before it is analysed"
         raise IncompleteError(msg)
@@ -151,8 +164,8 @@ def probe_stage(
     from .analyze import probe_run, save_probe_result
     from .store import open_run, read_texts
 
-    key = _stage_key(_content_digest(store, run), probe=probe, random=random, bow=bow)
-    key |= _pulled_key(store, run)
+    key = stage_key(content_digest(store, run), probe=probe, random=random, bow=bow)
+    key |= pulled_key(store, run)
 
     def make(folder: Path) -> None:
         _, texts = read_texts(store, run)
@@ -165,12 +178,12 @@ def probe_stage(
             scheduler=scheduler,
         )
         save_probe_result(result, folder)
-        (folder / "provenance.json").write_text(json.dumps(_provenance(store, run), indent=2))
+        (folder / "provenance.json").write_text(json.dumps(run_provenance(store, run), indent=2))
 
     return results.build(run, "probe", key=key, make=make)
 
 
-def _provenance(store: Store, run: str) -> dict[str, Any]:
+def run_provenance(store: Store, run: str) -> dict[str, Any]:
     """Return the manifest of a run with the digests and sizes of its seal."""
     from .store import sealed_parts
 
@@ -181,7 +194,7 @@ def _provenance(store: Store, run: str) -> dict[str, Any]:
     return {
         **manifest.to_dict(),
         "seal": digests,
-        **_pulled_key(store, run),
+        **pulled_key(store, run),
         **({"appended": appended} if appended else {}),
         "store": store.url,
         "corpus_digest": info.texts_digest,
@@ -196,7 +209,7 @@ def pca_stage(
     from .analyze import pca_run, save_pca_result
     from .store import open_run
 
-    key = _stage_key(_content_digest(store, run), pca=spec) | _pulled_key(store, run)
+    key = stage_key(content_digest(store, run), pca=spec) | pulled_key(store, run)
 
     def make(folder: Path) -> None:
         dataset = open_run(store, run, pulled_only=True, chunks="job")
@@ -230,7 +243,7 @@ def steer_stage(
     if probe_key is None:
         msg = f"run {run!r} has no probe results in {results.folder}: run `actlake probe` first"
         raise NotFoundError(msg)
-    key = _stage_key(_content_digest(store, run), steer=spec, capture=capture)
+    key = stage_key(content_digest(store, run), steer=spec, capture=capture)
     key["probe"] = probe_key["digest"]
 
     def make(folder: Path) -> None:

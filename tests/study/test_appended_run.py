@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from actlake.schemas import PcaSpec
-from actlake.stages import Results, _provenance, pca_stage
+from actlake.stages import Results, pca_stage, run_provenance
 from actlake.store import content_digest, create_store
 from tests.store.appends import append
 from tests.store.small import fill_store
@@ -29,11 +29,11 @@ def test_a_stage_is_done_again_once_texts_were_appended(tmp_path):
     assert after["content_digest"] == content_digest(store, "tiny") != before["content_digest"]
 
 
-def test_provenance_names_what_was_appended(tmp_path):
+def testrun_provenance_names_what_was_appended(tmp_path):
     store = create_store(tmp_path / "store")
     fill_store(store)
-    assert "appended" not in _provenance(store, "tiny")
+    assert "appended" not in run_provenance(store, "tiny")
     append(store)
-    found = json.loads(json.dumps(_provenance(store, "tiny")))
+    found = json.loads(json.dumps(run_provenance(store, "tiny")))
     (part,) = found["appended"]
     assert (part["run"], part["corpus"], part["n_texts"]) == ("tiny~1", "demo+10", 6)
