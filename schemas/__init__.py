@@ -20,6 +20,7 @@ from .comparison import (
 from .errors import (
     ActlakeError,
     AlreadyExistsError,
+    CancelledError,
     CorruptError,
     IncompleteError,
     InvalidInputError,
@@ -71,6 +72,7 @@ __all__ = [
     "BlockClaim",
     "BlockCommit",
     "BlockDecision",
+    "CancelledError",
     "CaptureSpec",
     "Catalog",
     "CatalogRun",
