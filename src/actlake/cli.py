@@ -14,6 +14,7 @@ import click
 
 from ._version import __version__
 from .cli_check import ExtractGroup, check
+from .cli_geometry import COMPARISONS
 from .cli_runs import extract as run_extraction
 from .cli_runs import probe, steer
 from .cli_share import card, import_, pull, push
@@ -180,5 +181,10 @@ extract = ExtractGroup(
     help="Run a model over a corpus once and store its activations; check a model.",
     commands={"run": run_extraction, "check": check},
 )
-for command in (extract, probe, steer, store):
+analyze = click.Group(
+    "analyze",
+    help="Analyse stored runs on the CPU.\n\n\b\nExample: actlake analyze geometry STORE RUN",
+    commands=list(COMPARISONS),
+)
+for command in (extract, probe, steer, store, analyze):
     cli.add_command(command)

@@ -15,53 +15,9 @@ from actlake.analyze.similarity_run import similarity_run
 from actlake.analyze.streamed import streamed_axes, streamed_diff_means
 from actlake.analyze.streaming import stream_statistics
 from actlake.analyze.transfer_run import transfer_run
-from actlake.schemas import (
-    ArraySpec,
-    CancelledError,
-    CaptureSpec,
-    EnvironmentInfo,
-    GeometrySpec,
-    ModelInfo,
-    RunPlan,
-    SimilaritySpec,
-    TokenizerInfo,
-    TransferSpec,
-    digest_json,
-)
+from actlake.schemas import CancelledError, GeometrySpec, SimilaritySpec, TransferSpec
 from actlake.store import create_store, open_runs
-
-ARRAY = "resid_post_mean_response"
-
-
-def write_run(store, ds, *, name, rows):
-    values = ds[ARRAY].values
-    n_texts, n_layers, hidden = values.shape
-    plan = RunPlan(
-        run=name,
-        corpus="made-up",
-        corpus_digest=digest_json("corpus"),
-        model=ModelInfo(
-            name=f"made/{name}", architecture="None", n_layers=n_layers, hidden_size=hidden,
-            n_parameters=1, dtype="float32", attn_implementation="eager",
-        ),
-        tokenizer=TokenizerInfo(digest=digest_json("tokenizer"), vocab_size=9),
-        capture=CaptureSpec(pools=("mean_response",)),
-        layers=tuple(range(n_layers)),
-        n_texts=n_texts,
-        n_tokens=n_texts,
-        rows_digest=digest_json("rows"),
-        rows_per_block=rows,
-        batch_tokens=10,
-        arrays=(ArraySpec(name=ARRAY, dims=("text", "layer", "hidden"), shape=values.shape),),
-    )  # fmt: skip
-    writer = store.create_run(
-        plan,
-        coords={c: ds[c].values for c in ds.coords if c != "layer"},
-        environment=EnvironmentInfo(actlake="0", python="3", platform="test"),
-    )
-    for block in range(plan.n_blocks):
-        writer.write_block(block, {ARRAY: values[plan.block_rows(block)]})
-    writer.seal()
+from tests.analyze.stored import ARRAY, write_run
 
 
 @pytest.fixture(scope="module")
