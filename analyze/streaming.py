@@ -240,11 +240,11 @@ class _Lazy:
 
     def read(self) -> NDArray[Any]:
         """Return the values, dims (row, hidden)."""
-        data = self.variable.data
-        if hasattr(data, "dask"):
-            data = data.compute(scheduler="synchronous")
+        if self.variable.chunks:
+            data = self.variable.data.compute(scheduler="synchronous")
             return np.asarray(data)
-        values: NDArray[Any] = self.variable.values
+        # A view of its own: xarray keeps what it reads in the variable that it was read from.
+        values: NDArray[Any] = self.variable.isel({self.variable.dims[0]: slice(None)}).values
         return values
 
 

@@ -14,6 +14,7 @@ from actlake.analyze.schedule import run_tasks
 from actlake.analyze.statistics import block_statistics
 from actlake.analyze.streamed import repool, streamed_axes, streamed_diff_means, streamed_lda
 from actlake.analyze.streaming import (
+    _Lazy,
     memory_needed,
     project_rows,
     spread_over_tokens,
@@ -93,6 +94,24 @@ def test_arrays_without_dask_are_read_block_by_block():
     lazy, eager = stream_statistics(array, **options), stream_statistics(array.compute(), **options)
     for layer in lazy:
         equal(lazy[layer], eager[layer], rtol=1e-7, atol=1e-9)
+
+
+def test_what_a_job_read_is_not_kept(tmp_path):
+    array, text, label = tokens()
+    array.drop_vars("token_text").to_dataset(name="x").to_zarr(
+        tmp_path / "x.zarr", zarr_format=3, consolidated=False
+    )
+    lazy = xr.open_zarr(tmp_path / "x.zarr", chunks=None, consolidated=False)["x"]
+    part = lazy.variable.isel(token=slice(0, 50), token_layer=1)
+    block = _Lazy(part)
+    np.testing.assert_array_equal(block.read(), array.values[:50, 1])
+    assert not part._in_memory
+    options = {**keys(text, label), "then": summary}
+    stored = stream_statistics(lazy, **options, task_bytes=1500, scheduler="threads")
+    held = stream_statistics(array, **options, task_bytes=1500, scheduler="threads")
+    for layer in held:
+        equal(stored[layer], held[layer], rtol=1e-7, atol=1e-9)
+    assert not lazy.variable._in_memory
 
 
 def test_no_job_reads_more_than_it_may_and_blocks_stay_whole():
