@@ -1,4 +1,4 @@
-"""Analyses of opened runs on the CPU: probes, random baselines, words, geometry."""
+"""Analyses of opened runs on the CPU: probes, baselines, geometry, transfer, statistics."""
 
 from .auroc import (
     Difference,
@@ -12,7 +12,13 @@ from .auroc import (
     delong_covariance,
     paired_bound,
 )
+from .behaviour import correlate_scores
 from .components import pca_run
+from .contrasts import Contrast, check_shared, construction_cosine, make_contrast
+from .cosines import vector_cosines
+from .depth import compare_by_depth, depth_curves
+from .geometry_run import GeometryResult, geometry_run, save_geometry_result
+from .maps import AffineMap, AnchorMaps, carry_probe, carry_vector
 from .results import (
     PcaResult,
     ProbeResult,
@@ -22,26 +28,70 @@ from .results import (
     save_pca_result,
     save_probe_result,
 )
+from .similarity import debiased_cka, rsa
+from .similarity_run import similarity_run
+from .statistics import Moments, Statistics, block_statistics, merge_statistics
+from .streamed import (
+    repool,
+    streamed_axes,
+    streamed_diff_means,
+    streamed_lda,
+    streamed_ridge,
+)
+from .streaming import memory_needed, project_rows, spread_over_tokens, stream_statistics
 from .suite import probe_run
+from .transfer_run import transfer_run
 
 __all__ = [
+    "AffineMap",
+    "AnchorMaps",
+    "Contrast",
     "Difference",
+    "GeometryResult",
     "Interval",
+    "Moments",
     "PcaResult",
     "ProbeResult",
+    "Statistics",
     "auroc",
     "auroc_columns",
     "auroc_difference",
     "auroc_interval",
     "binormal_bound",
+    "block_statistics",
+    "carry_probe",
+    "carry_vector",
+    "check_shared",
     "clopper_pearson",
+    "compare_by_depth",
+    "construction_cosine",
+    "correlate_scores",
+    "debiased_cka",
     "delong_covariance",
+    "depth_curves",
     "directions_record",
+    "geometry_run",
     "load_pca_result",
     "load_probe_result",
+    "make_contrast",
+    "memory_needed",
+    "merge_statistics",
     "paired_bound",
     "pca_run",
     "probe_run",
+    "project_rows",
+    "repool",
+    "rsa",
+    "save_geometry_result",
     "save_pca_result",
     "save_probe_result",
+    "similarity_run",
+    "spread_over_tokens",
+    "stream_statistics",
+    "streamed_axes",
+    "streamed_diff_means",
+    "streamed_lda",
+    "streamed_ridge",
+    "transfer_run",
+    "vector_cosines",
 ]
