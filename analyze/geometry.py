@@ -53,8 +53,8 @@ def principal_axes(x: Floats, *, n_components: int) -> PrincipalAxes:
     if x.shape[0] < 2:
         msg = f"principal components need two texts or more, got {x.shape[0]}"
         raise InvalidInputError(msg)
-    mean = x.mean(axis=0)
-    centred = x.astype(np.float64) - mean
+    mean = x.mean(axis=0, dtype=np.float64)
+    centred = np.subtract(x, mean, dtype=np.float64)
     wide = x.shape[1] > x.shape[0]
     gram = centred @ centred.T if wide else centred.T @ centred
     power, vectors = eigh(gram, driver="evd")

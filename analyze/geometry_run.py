@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from .cosines import (
 from .embedding import MIN_TEXTS, TSNE_CAPTION, tsne_points
 from .geometry import effective_rank, principal_axes
 from .inner_products import spaces
-from .schedule import one_blas_thread, run_tasks
+from .schedule import Progress, one_blas_thread, run_tasks
 from .table import dataset_provenance, plain_strings, relative_depth, write_table
 from .tidy import record_frame
 
@@ -89,6 +90,8 @@ def geometry_run(
     directions: xr.Dataset | None = None,
     site: str | None = None,
     scheduler: str | None = None,
+    progress: Progress | None = None,
+    cancel: Event | None = None,
 ) -> GeometryResult:
     """Return principal components, cosines between directions and t-SNE of a run.
 
@@ -106,7 +109,7 @@ def geometry_run(
         components and with each other, by method.
     site
         None takes ``resid_post``, or the run's first site.
-    scheduler
+    scheduler, progress, cancel
         See :func:`run_tasks`.
 
     Raises
@@ -143,7 +146,7 @@ def geometry_run(
         for pool in pools
         for at, layer in enumerate(layers)
     }
-    results = run_tasks(list(tasks.values()), scheduler=scheduler)
+    results = run_tasks(list(tasks.values()), scheduler=scheduler, progress=progress, cancel=cancel)
     tidy = {
         name: np.asarray(ds[name].values).astype(str)[job.shown]
         for name in POINT_COORDS

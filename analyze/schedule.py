@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from threading import Event
+from typing import Any, TypeAlias
 
 from dask.base import compute
+from dask.callbacks import Callback
 from threadpoolctl import ThreadpoolController
 
-from ..schemas import InvalidInputError, near_names
+from ..schemas import CancelledError, InvalidInputError, near_names
 
-__all__ = ["one_blas_thread", "run_tasks"]
+__all__ = ["Progress", "one_blas_thread", "run_tasks"]
 
 LOCAL = ("threads", "processes", "synchronous")
+POLL_SECONDS = 0.1  # how soon a cancelled or finished cluster job is noticed
+
+Progress: TypeAlias = Callable[[int, int], None]  # tasks done, tasks in all
 
 
-def run_tasks(tasks: Sequence[Any], *, scheduler: str | None = None) -> list[Any]:
+def run_tasks(
+    tasks: Sequence[Any],
+    *,
+    scheduler: str | None = None,
+    progress: Progress | None = None,
+    cancel: Event | None = None,
+) -> list[Any]:
     """Return the results of delayed ``tasks`` in their order.
 
     Parameters
@@ -28,17 +40,21 @@ def run_tasks(tasks: Sequence[Any], *, scheduler: str | None = None) -> list[Any
         ``threads``, ``processes``, ``synchronous``, or the address of a running cluster such as
         ``tcp://host:8786``. None takes Dask's own configuration (threads, or the current
         client).
+    progress
+        Called with (tasks done, tasks in all) after each. Locally the steps inside a task's
+        graph count too; on a cluster only ``tasks`` themselves.
+    cancel
+        When it is set, no further task is begun; those that run are let finish.
 
     Raises
     ------
     InvalidInputError
         If the scheduler is none of these.
+    CancelledError
+        If ``cancel`` was set before the end.
     """
     if scheduler is not None and "://" in scheduler:
-        from distributed import Client  # a cluster is asked for: only now is it worth its import
-
-        with Client(scheduler, set_as_default=False) as client:  # type: ignore[no-untyped-call]
-            return list(client.gather(client.compute(list(tasks))))
+        return _on_cluster(tasks, scheduler, progress=progress, cancel=cancel)
     if scheduler is not None and scheduler not in LOCAL:
         msg = (
             f"unknown scheduler {scheduler!r}{near_names(scheduler, list(LOCAL))}; expected "
@@ -46,8 +62,67 @@ def run_tasks(tasks: Sequence[Any], *, scheduler: str | None = None) -> list[Any
         )
         raise InvalidInputError(msg)
     options = {} if scheduler is None else {"scheduler": scheduler}
-    with one_blas_thread():
+    watch = _Watch(progress, cancel) if progress or cancel else contextlib.nullcontext()
+    with one_blas_thread(), watch:
         return list(compute(*tasks, **options))  # type: ignore[no-untyped-call]
+
+
+def _cancelled(done: int, total: int) -> CancelledError:
+    msg = f"cancelled after {done} of {total} tasks; nothing was written, run it again to go on"
+    return CancelledError(msg)
+
+
+class _Watch(Callback):
+    """Counts the tasks of the local schedulers, and stops between two of them."""
+
+    def __init__(self, progress: Progress | None, cancel: Event | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.progress, self.cancel, self.done, self.total = progress, cancel, 0, 0
+
+    def _start_state(self, dsk: Any, state: Any) -> None:  # noqa: ANN401
+        self.total = len(state["ready"]) + len(state["waiting"])
+        self._check()
+
+    def _check(self) -> None:
+        if self.cancel is not None and self.cancel.is_set():
+            raise _cancelled(self.done, self.total)
+
+    def _pretask(self, key: Any, dsk: Any, state: Any) -> None:  # noqa: ANN401
+        self._check()
+
+    def _posttask(
+        self,
+        key: Any,  # noqa: ANN401
+        result: Any,  # noqa: ANN401
+        dsk: Any,  # noqa: ANN401
+        state: Any,  # noqa: ANN401
+        worker_id: Any,  # noqa: ANN401
+    ) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+
+def _on_cluster(
+    tasks: Sequence[Any], address: str, *, progress: Progress | None, cancel: Event | None
+) -> list[Any]:
+    """Return the results from the workers of a running cluster."""
+    from distributed import Client  # a cluster is asked for: only now is it worth its import
+
+    with Client(address, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+        futures = client.compute(list(tasks))
+        pending, done, told = set(futures), 0, -1
+        while (progress or cancel) and pending:
+            if cancel is not None and cancel.is_set():
+                client.cancel(futures)
+                raise _cancelled(done, len(futures))
+            time.sleep(POLL_SECONDS)
+            pending = {future for future in pending if not future.done()}
+            done = len(futures) - len(pending)
+            if progress is not None and done > told:
+                progress(done, len(futures))
+                told = done
+        return list(client.gather(futures))
 
 
 @contextlib.contextmanager

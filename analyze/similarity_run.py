@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from .arrays import layer_values
 from .auroc import Floats
 from .common import common_pools, common_texts
 from .geometry_run import finite_rows
-from .schedule import one_blas_thread, run_tasks
+from .schedule import Progress, one_blas_thread, run_tasks
 from .similarity import MIN_TEXTS, distance_ranks, jackknife_interval, u_centred
 from .splits import group_folds
 from .table import dataset_provenance, relative_depth
@@ -36,6 +37,8 @@ def similarity_run(
     spec: SimilaritySpec,
     site: str | None = None,
     scheduler: str | None = None,
+    progress: Progress | None = None,
+    cancel: Event | None = None,
 ) -> pd.DataFrame:
     """Return debiased CKA and RSA of every pair of layers of every two runs.
 
@@ -47,7 +50,7 @@ def similarity_run(
         Opened runs by name, as ``open_runs`` gives them.
     spec
         Pools, most texts (a sample by the seed beyond them), groups of the jackknife.
-    site, scheduler
+    site, scheduler, progress, cancel
         See :func:`geometry_run`.
 
     Returns
@@ -77,7 +80,9 @@ def similarity_run(
             for name, ds in opened.items()
             for at, layer in enumerate(ds["layer"].values)
         }
-        results = run_tasks(list(tasks.values()), scheduler=scheduler)
+        results = run_tasks(
+            list(tasks.values()), scheduler=scheduler, progress=progress, cancel=cancel
+        )
         forms: dict[str, list[Any]] = {name: [] for name in opened}
         for (name, layer), form in zip(tasks, results, strict=True):
             forms[name].append((layer, form))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import permutations
+from threading import Event
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from .auroc import Floats
 from .bootstrap import draw_pair_weights
 from .common import common_pools, common_texts, nearest_layers
 from .maps import MIN_ANCHORS
-from .schedule import run_tasks
+from .schedule import Progress, run_tasks
 from .splits import Fold, PairTable, pair_table, scenario_folds, split_fold
 from .table import dataset_provenance, relative_depth
 from .tidy import record_frame
@@ -42,6 +43,8 @@ def transfer_run(
     spec: TransferSpec,
     site: str | None = None,
     scheduler: str | None = None,
+    progress: Progress | None = None,
+    cancel: Event | None = None,
 ) -> pd.DataFrame:
     """Return what the probes of every run reach on every other run, with every control.
 
@@ -53,7 +56,7 @@ def transfer_run(
         Their corpus, for the bag of words; without it there is no floor.
     spec
         Maps, anchors, pairs of layers, draws.
-    site, scheduler
+    site, scheduler, progress, cancel
         See :func:`geometry_run`.
 
     Returns
@@ -90,7 +93,7 @@ def transfer_run(
                 tasks[pool, source, target, *pair] = delayed(transfer_layer)(
                     *values, shared, where=tuple(where)
                 )
-    results = run_tasks(list(tasks.values()), scheduler=scheduler)
+    results = run_tasks(list(tasks.values()), scheduler=scheduler, progress=progress, cancel=cancel)
     counts = {
         "n_pairs": int(job.pairs.size),
         "n_texts": 2 * int(job.pairs.size),

@@ -41,6 +41,7 @@ from .diversity import CorpusStats, DiversityRow, StatsSpec
 from .errors import (
     ActlakeError,
     AlreadyExistsError,
+    CancelledError,
     CorruptError,
     IncompleteError,
     InvalidInputError,
@@ -123,6 +124,7 @@ __all__ = [
     "BlockClaim",
     "BlockCommit",
     "BlockDecision",
+    "CancelledError",
     "CaptureSpec",
     "Catalog",
     "CatalogRun",

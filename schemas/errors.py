@@ -11,6 +11,7 @@ from typing import ClassVar
 __all__ = [
     "ActlakeError",
     "AlreadyExistsError",
+    "CancelledError",
     "CorruptError",
     "IncompleteError",
     "InvalidInputError",
@@ -82,3 +83,10 @@ class NumericalError(ActlakeError):
     """A model produced values that are not finite: use a wider dtype, or leave the text out."""
 
     code = "AL800"
+
+
+class CancelledError(ActlakeError):
+    """The caller stopped it: nothing is wrong; run it again to go on."""
+
+    code = "AL900"
+    exit_code = 130

@@ -17,6 +17,7 @@ from .cli_analyze import analyze
 from .cli_check import ExtractGroup, check
 from .cli_corpus import corpus
 from .cli_generate import generate
+from .cli_geometry import COMPARISONS
 from .cli_progress import progress
 from .cli_review import review
 from .cli_runs import extract as run_extraction
@@ -189,5 +190,7 @@ extract = ExtractGroup(
     help="Run a model over a corpus once and store its activations; check a model.",
     commands={"run": run_extraction, "check": check},
 )
+for command in COMPARISONS:
+    analyze.add_command(command)
 for command in (analyze, corpus, extract, progress, probe, steer, store):
     cli.add_command(command)

@@ -1,0 +1,314 @@
+"""The commands that compare: geometry of a run, models with models, scores with behaviour."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .console import emit, json_option, print_table, say
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .schemas import Record
+
+__all__ = ["COMPARISONS"]
+
+Spec = TypeVar("Spec", bound="Record")
+
+_out = click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of the tables.",
+)
+_spec = click.option(
+    "--spec",
+    "spec_file",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    help="TOML file with the keys of the spec; `actlake schema` names them.",
+)
+_site = click.option("--site", help="Such as attn_out or mlp_out.  [default: resid_post]")
+_pools = click.option("--pools", help="Pools, such as mean_response.  [default: all]")
+_seed = click.option("--seed", type=int, help="Seed of every draw.  [default: 0]")
+_scheduler = click.option(
+    "--scheduler", help="threads, processes, or an address of a Dask cluster."
+)
+
+
+def _read_spec(record: type[Spec], file: Path | None, **options: object) -> Spec:
+    """Return the spec of a TOML file with the options that were given over it."""
+    import tomllib
+
+    from .schemas import InvalidInputError
+
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+            msg = f"{file}: not valid TOML: {err}"
+            raise InvalidInputError(msg) from err
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in ("pools", "maps"):
+        if name in given:
+            given[name] = [part.strip() for part in str(given[name]).split(",")]
+    return record.parse(values | given, where=str(file or "options"))
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Give a bar of finished tasks on a terminal, and nothing anywhere else."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit="task", leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def _show(frame: pd.DataFrame, columns: list[str], *, folder: Path, as_json: bool) -> None:
+    """Print the chosen columns of rows, and where all of them are."""
+    rows = frame[columns].astype(object)
+    records = rows.where(rows.notna(), None).to_dict("records")
+    emit({"folder": str(folder), "rows": records}, as_json=as_json, show=lambda: _table(records))
+    say(f"all rows are in {folder}")
+
+
+def _table(records: list[dict[Any, Any]]) -> None:
+    print_table(
+        [{k: f"{v:.3f}" if isinstance(v, float) else v for k, v in r.items()} for r in records]
+    )
+
+
+def _write(frame: pd.DataFrame, folder: Path, name: str) -> None:
+    from .analyze.table import write_table
+
+    write_table(frame, folder, name=name, formats=("parquet", "csv"))
+
+
+@click.command()
+@click.argument("store_url", metavar="STORE")
+@click.argument("run")
+@_out
+@_spec
+@_site
+@_pools
+@click.option(
+    "--shared",
+    type=click.Choice(["refuse", "flag"]),
+    help="Contrasts that have texts in common.  [default: refuse]",
+)
+@click.option(
+    "--permutations", "n_permutations", type=click.IntRange(1), help="Of the null.  [default: 1000]"
+)
+@_scheduler
+@_seed
+@json_option
+def geometry(
+    store_url: str,
+    run: str,
+    out: Path,
+    *,
+    spec_file: Path | None,
+    site: str | None,
+    scheduler: str | None,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """Components of a run, cosines between its directions, and t-SNE pictures.
+
+    \b
+    Example: actlake analyze geometry s3://bucket/store llama-3-8b --out results
+    """
+    from .analyze.geometry_run import geometry_run, save_geometry_result
+    from .schemas import GeometrySpec
+    from .store import open_run
+
+    spec = _read_spec(GeometrySpec, spec_file, **options)
+    ds = open_run(store_url, run, pulled_only=True, chunks="job")
+    with _progress("geometry") as progress:
+        result = geometry_run(ds, spec=spec, site=site, scheduler=scheduler, progress=progress)
+    folder = save_geometry_result(result, out / run / "geometry")
+    rows = result.rows[result.rows.metric == "cosine"]
+    if rows.empty:
+        rows = result.rows[(result.rows.metric == "reliability") & (result.rows.space == "raw")]
+    columns = [
+        "pool", "layer", "contrast", "other", "space", "estimate", "ci_low", "ci_high",
+        "p_value", "disattenuated", "verdict",
+    ]  # fmt: skip
+    _show(rows, columns, folder=folder, as_json=as_json)
+
+
+@click.command()
+@click.argument("store_url", metavar="STORE")
+@click.argument("runs", nargs=-1)
+@_out
+@_spec
+@_site
+@_pools
+@click.option(
+    "--max-texts", type=click.IntRange(4), help="A sample beyond so many.  [default: 700]"
+)
+@_scheduler
+@_seed
+@json_option
+def similarity(
+    store_url: str,
+    runs: tuple[str, ...],
+    out: Path,
+    *,
+    spec_file: Path | None,
+    site: str | None,
+    scheduler: str | None,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """Debiased CKA and RSA of every layer of RUNS with every layer of the others.
+
+    All runs of the store where none is named.
+
+    \b
+    Example: actlake analyze similarity s3://bucket/store llama-3-8b phi-3 --out results
+    """
+    from .analyze.similarity_run import similarity_run
+    from .schemas import SimilaritySpec
+    from .store import open_runs
+
+    spec = _read_spec(SimilaritySpec, spec_file, **options)
+    opened = open_runs(store_url, runs or None, pulled_only=True, chunks="job")
+    with _progress("similarity") as progress:
+        frame = similarity_run(opened, spec=spec, site=site, scheduler=scheduler, progress=progress)
+    folder = out / "similarity"
+    _write(frame, folder, "similarity")
+    keys = ["pool", "run", "other_run", "metric", "layer"]
+    there = frame[frame.estimate.notna()]
+    best = there.loc[there.groupby(keys, sort=False).estimate.idxmax()]
+    columns = [*keys, "other_layer", "estimate", "ci_low", "ci_high"]
+    _show(best, columns, folder=folder, as_json=as_json)
+
+
+@click.command()
+@click.argument("store_url", metavar="STORE")
+@click.argument("runs", nargs=-1)
+@_out
+@_spec
+@_site
+@_pools
+@click.option("--maps", help="Of procrustes, ridge, cca.  [default: all three]")
+@click.option(
+    "--anchors",
+    type=click.Choice(["neutral", "train"]),
+    help="The texts that maps are fitted on.  [default: neutral]",
+)
+@_scheduler
+@_seed
+@json_option
+def transfer(
+    store_url: str,
+    runs: tuple[str, ...],
+    out: Path,
+    *,
+    spec_file: Path | None,
+    site: str | None,
+    scheduler: str | None,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """Carry the probes of RUNS to each other, beside every control.
+
+    All runs of the store where none is named.
+
+    \b
+    Example: actlake analyze transfer s3://bucket/store llama-3-8b phi-3 --maps ridge
+    """
+    from .analyze.transfer_run import transfer_run
+    from .schemas import TransferSpec
+    from .store import open_runs, open_store
+
+    spec = _read_spec(TransferSpec, spec_file, **options)
+    store = open_store(store_url)
+    opened = open_runs(store, runs or None, pulled_only=True, chunks="job")
+    corpora = {store.read_manifest(run).corpus for run in opened}
+    texts = {text.id: text for corpus in corpora for text in store.read_corpus(corpus)[1]}
+    with _progress("transfer") as progress:
+        frame = transfer_run(
+            opened,
+            list(texts.values()),
+            spec=spec,
+            site=site,
+            scheduler=scheduler,
+            progress=progress,
+        )
+    folder = out / "transfer"
+    _write(frame, folder, "transfer")
+    rows = frame[(frame.metric == "auroc") & frame.control.isna()]
+    columns = [
+        "pool", "source_run", "source_layer", "run", "layer", "map", "map_r2", "estimate",
+        "ci_low", "ci_high", "p_value", "ceiling_estimate", "bow_estimate",
+    ]  # fmt: skip
+    _show(rows, columns, folder=folder, as_json=as_json)
+
+
+@click.command()
+@click.argument("scores", type=click.Path(path_type=Path))
+@click.argument("ratings", type=click.Path(path_type=Path))
+@_out
+@_spec
+@click.option("--id", "id_column", help="Column of the text ids.  [default: text]")
+@click.option("--rating", "rating_column", help="Column of the ratings.  [default: rating]")
+@click.option("--scenario", "scenario_column", help="Column of the scenarios, if any.")
+@_seed
+@json_option
+def correlate(
+    scores: Path,
+    ratings: Path,
+    out: Path,
+    *,
+    spec_file: Path | None,
+    scenario_column: str | None,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """Set the probe scores of SCORES against a table of RATINGS.
+
+    SCORES is the folder of a probe's results, or a .csv or .parquet table with the columns text
+    and score; RATINGS is a .csv or .parquet table.
+
+    \b
+    Example: actlake analyze correlate results/llama-3-8b/probe ratings.csv --rating empathy
+    """
+    from .analyze.behaviour import correlate_scores, read_ratings
+    from .schemas import CorrelationSpec, NotFoundError
+
+    spec = _read_spec(CorrelationSpec, spec_file, **options)
+    table = read_ratings(scores / "scores.parquet" if scores.is_dir() else scores)
+    rated = read_ratings(ratings, id_column=spec.id_column)
+    if scenario_column is not None:
+        if scenario_column not in rated.columns:
+            msg = f"the ratings have no column {scenario_column!r}; they have {list(rated.columns)}"
+            raise NotFoundError(msg)
+        rated = rated.rename(columns={scenario_column: "scenario"})
+    frame = correlate_scores(table, rated, spec=spec)
+    folder = out / "correlation"
+    _write(frame, folder, "correlation")
+    columns = [
+        "pool", "layer", "method", "metric", "estimate", "ci_low", "ci_high", "cluster_ci_low",
+        "cluster_ci_high", "n_texts", "n_missing", "reason",
+    ]  # fmt: skip
+    _show(frame, columns, folder=folder, as_json=as_json)
+
+
+COMPARISONS = (geometry, similarity, transfer, correlate)
