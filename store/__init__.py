@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .environment import describe_environment
     from .importing import PreparedImport, import_run, prepare_import
     from .layout import rows_per_block
-    from .parts import content_digest, part_names, read_texts, run_of, sealed_parts
+    from .parts import content_digest, corpus_digest, part_names, read_texts, run_of, sealed_parts
     from .reader import open_run
     from .repair import RepairPlan, apply_repair, plan_repair
     from .store import Store, create_store, open_store
@@ -39,6 +39,7 @@ __all__ = [
     "VerifyReport",
     "apply_repair",
     "content_digest",
+    "corpus_digest",
     "create_store",
     "describe_environment",
     "finish_append",
@@ -77,6 +78,7 @@ _MODULES = {
     "VerifyReport": "verification",
     "apply_repair": "repair",
     "content_digest": "parts",
+    "corpus_digest": "parts",
     "create_store": "store",
     "describe_environment": "environment",
     "finish_append": "appending",
