@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 MAX_PARTS = 999
-_SHARED = ("model", "tokenizer", "capture", "layers", "codec", "seed")
+_SHARED = ("model", "tokenizer", "capture", "layers", "engine", "codec", "seed")
 
 
 def run_of(name: str) -> str:
@@ -70,7 +70,7 @@ def _kind(plan: RunPlan) -> dict[str, object]:
     arrays = [{**spec, "shape": spec["shape"][1:]} for spec in values["arrays"]]
     token_layers = list(plan.token_axis.layers) if plan.token_axis else None
     return {
-        **{key: values[key] for key in _SHARED},
+        **{key: values.get(key) for key in _SHARED},
         "arrays": arrays,
         "token_axis": {"layers": token_layers},
     }
