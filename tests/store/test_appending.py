@@ -337,7 +337,7 @@ FAULTS = ["death", "death after", "lost reply", "403"]
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_leave_the_old_run_or_the_new_one(fault):
-    check_faults(fault, first=1 + FAULTS.index(fault), step=9)
+    check_faults(fault, first=1 + FAULTS.index(fault), step=19)
 
 
 @pytest.mark.slow
@@ -354,7 +354,7 @@ def check_faults(fault: str, *, first: int, step: int) -> None:
     expected = objects_of_the_run(whole)
     old, new = make_values(make_plan())[NAME], joined_values(make_plan(), added_plan())[NAME]
     seen = set()
-    for at in [*range(first, n_calls - 5, step), *range(n_calls - 5, n_calls + 1)]:
+    for at in [*range(first, n_calls - 2, step), *range(n_calls - 2, n_calls + 1)]:
         store = small_store()
         opened = open_run(store, "tiny", chunks=None)
         attempt_with(store, at, fault)
