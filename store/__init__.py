@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .importing import PreparedImport, import_run, prepare_import
     from .layout import rows_per_block
     from .notes import finite_texts
-    from .parts import content_digest, part_names, read_texts, run_of, sealed_parts
+    from .parts import content_digest, corpus_digest, part_names, read_texts, run_of, sealed_parts
     from .progress import RunProgress, run_progress
     from .reader import open_run
     from .repair import RepairPlan, apply_repair, plan_repair
@@ -45,6 +45,7 @@ __all__ = [
     "apply_repair",
     "block_bytes",
     "content_digest",
+    "corpus_digest",
     "create_store",
     "describe_environment",
     "finish_append",
@@ -88,6 +89,7 @@ _MODULES = {
     "apply_repair": "repair",
     "content_digest": "parts",
     "block_bytes": "blocks",
+    "corpus_digest": "parts",
     "create_store": "store",
     "describe_environment": "environment",
     "finite_texts": "notes",

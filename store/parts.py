@@ -20,6 +20,7 @@ __all__ = [
     "MAX_PARTS",
     "check_part",
     "content_digest",
+    "corpus_digest",
     "joined_digest",
     "part_differences",
     "part_names",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 MAX_PARTS = 999
-_SHARED = ("model", "tokenizer", "capture", "layers", "codec", "seed")
+_SHARED = ("model", "tokenizer", "capture", "layers", "engine", "codec", "seed")
 
 
 def run_of(name: str) -> str:
@@ -69,7 +70,7 @@ def _kind(plan: RunPlan) -> dict[str, object]:
     arrays = [{**spec, "shape": spec["shape"][1:]} for spec in values["arrays"]]
     token_layers = list(plan.token_axis.layers) if plan.token_axis else None
     return {
-        **{key: values[key] for key in _SHARED},
+        **{key: values.get(key) for key in _SHARED},
         "arrays": arrays,
         "token_axis": {"layers": token_layers},
     }
@@ -97,6 +98,13 @@ def content_digest(store: Store, run_id: str) -> str | None:
     """
     seals = [store.read_seal(name) for name in sealed_parts(store, run_id)]
     return joined_digest([seal.data_digest if seal else None for seal in seals])
+
+
+def corpus_digest(store: Store, run_id: str) -> str:
+    """Return the digest of the texts that readers see: as :func:`content_digest`, of corpora."""
+    plans = [store.read_plan(name) for name in sealed_parts(store, run_id)]
+    digest = joined_digest([plan.corpus_digest for plan in plans])
+    return digest or plans[0].corpus_digest
 
 
 def joined_digest(digests: Sequence[str | None]) -> str | None:

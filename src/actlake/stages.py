@@ -252,7 +252,7 @@ def steer_stage(
         from .extract import load_model
         from .schemas import norm_name
         from .steer import choose_pairs, sweep_direction
-        from .store import open_run, read_texts
+        from .store import corpus_digest, open_run, read_texts
 
         probe = load_probe_result(results.stage(run, "probe"))
         manifest = store.read_manifest(run)
@@ -293,7 +293,7 @@ def steer_stage(
             tuned=tuned,
             code_version=__version__,
             store_url=store.url,
-            dataset_digest=store.read_plan(run).corpus_digest,
+            dataset_digest=corpus_digest(store, run),
             template_digest=manifest.tokenizer.chat_template_digest,
             dtype=loaded.info.dtype,
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 
 import numpy as np
 import pytest
 import xarray as xr
+from click.testing import CliRunner
 
+from actlake.cli import cli
 from actlake.schemas import (
     AlreadyExistsError,
     CorruptError,
@@ -21,6 +24,7 @@ from actlake.schemas import (
 from actlake.store import (
     apply_repair,
     content_digest,
+    corpus_digest,
     create_store,
     finish_append,
     new_texts,
@@ -271,6 +275,9 @@ def test_texts_are_read_from_all_corpora(filled):
     append(filled)
     info, texts = read_texts(filled, "tiny")
     assert info.id == "demo"
+    digests = [filled.read_plan(name).corpus_digest for name in ("tiny", "tiny~1")]
+    assert corpus_digest(filled, "tiny") == digest_json(digests)
+    assert corpus_digest(filled, "tiny~1") == digests[1]
     assert texts == make_texts(16)
 
 
@@ -330,7 +337,7 @@ FAULTS = ["death", "death after", "lost reply", "403"]
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_leave_the_old_run_or_the_new_one(fault):
-    check_faults(fault, first=1 + FAULTS.index(fault), step=9)
+    check_faults(fault, first=1 + FAULTS.index(fault), step=19)
 
 
 @pytest.mark.slow
@@ -347,7 +354,7 @@ def check_faults(fault: str, *, first: int, step: int) -> None:
     expected = objects_of_the_run(whole)
     old, new = make_values(make_plan())[NAME], joined_values(make_plan(), added_plan())[NAME]
     seen = set()
-    for at in [*range(first, n_calls - 5, step), *range(n_calls - 5, n_calls + 1)]:
+    for at in [*range(first, n_calls - 2, step), *range(n_calls - 2, n_calls + 1)]:
         store = small_store()
         opened = open_run(store, "tiny", chunks=None)
         attempt_with(store, at, fault)
@@ -397,6 +404,18 @@ def test_a_flipped_bit_in_a_part_is_found_and_mended(filled):
     append(filled)
     assert open_run(filled, "tiny")["text"].values.tolist() == IDS[:19]
     assert all(verify_run(filled, name, full=True).ok for name in part_names(filled, "tiny"))
+
+
+def test_the_command_that_mends_a_part_appends(filled):
+    append(filled)
+    flip(filled, f"runs/tiny/appended/1/data.zarr/{NAME}/c/1/0/0")
+    command = ["store", "repair", filled.url, "tiny~1", "--json"]
+    found = json.loads(CliRunner().invoke(cli, command).stdout)
+    assert found["texts"] == IDS[14:16]
+    assert f"--corpus GROWN.jsonl --store {filled.url} --run tiny --append" in found["command"]
+    done = CliRunner().invoke(cli, ["store", "verify", filled.url, "tiny", "--json"])
+    assert done.exit_code == 1
+    assert [report["ok"] for report in json.loads(done.stdout)] == [True, False]
 
 
 def test_a_part_of_another_run_is_refused():
