@@ -10,16 +10,22 @@ import pytest
 
 from tests import servers
 
-WITHOUT_TORCH = importlib.util.find_spec("torch") is None
+_NEEDS = {
+    "torch": "torch",
+    "vllm": "vllm",
+    "oracle": "transformer_lens",
+}  # marks, and their library
+MISSING = [mark for mark, name in _NEEDS.items() if importlib.util.find_spec(name) is None]
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out, where torch is not installed, the files that are marked as needing it.
+    """Leave out the files that are marked as needing a library which is not installed.
 
-    They import torch at their top, which a mark alone cannot prevent.
+    They import it at their top, which a mark alone cannot prevent.
     """
-    if WITHOUT_TORCH and collection_path.name.startswith("test_"):
-        return "\npytestmark = pytest.mark.torch" in collection_path.read_text() or None
+    if MISSING and collection_path.name.startswith("test_"):
+        text = collection_path.read_text()
+        return any(f"\npytestmark = pytest.mark.{name}" in text for name in MISSING) or None
     return None
 
 
