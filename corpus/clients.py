@@ -9,8 +9,10 @@ import os
 import threading
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -225,6 +227,14 @@ def _retry_after(err: urllib.error.HTTPError) -> float:
         return 0.0
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep warnings of vLLM's own affairs off the terminal; its errors come through."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 class VllmClient:
     """vLLM in this process: one offline batch per call, prefixes shared, a seed per request.
 
@@ -242,20 +252,23 @@ class VllmClient:
         quantisation: str | None = None,
         **options: Any,  # of vllm.LLM  # noqa: ANN401
     ) -> None:
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for data
         try:
-            # No import statement: vLLM belongs to an extra of its own, which the laptop lacks.
-            self._vllm = importlib.import_module("vllm")
+            with _quiet():
+                # No import statement: vLLM belongs to an extra of its own, which the laptop lacks.
+                self._vllm = importlib.import_module("vllm")
         except ImportError as err:
             msg = "generation in this process needs vLLM: pip install 'actlake[vllm]'"
             raise MissingDependencyError(msg) from err
         self._engine = Engine(model, "vllm", self._vllm.__version__, revision, quantisation)
-        self._llm = self._vllm.LLM(
-            model=model,
-            revision=revision,
-            quantization=quantisation,
-            enable_prefix_caching=True,
-            **options,
-        )
+        with _quiet():
+            self._llm = self._vllm.LLM(
+                model=model,
+                revision=revision,
+                quantization=quantisation,
+                enable_prefix_caching=True,
+                **options,
+            )
 
     @property
     def engine(self) -> Engine:
@@ -272,7 +285,8 @@ class VllmClient:
             )
             for r in requests
         ]
-        outputs = self._llm.chat([list(r.messages) for r in requests], sampling, use_tqdm=False)
+        with _quiet():
+            outputs = self._llm.chat([list(r.messages) for r in requests], sampling, use_tqdm=False)
         for number, output in enumerate(outputs):
             answer = output.outputs[0]
             yield (

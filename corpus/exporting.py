@@ -29,8 +29,18 @@ _SPDX = {"CC-BY-4.0": "cc-by-4.0", "CC0-1.0": "cc0-1.0", "Apache-2.0": "apache-2
 _SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
 
 
+_NO_COLUMN = tuple(name for name in Text.model_fields if name not in _COLUMNS)
+
+
 def _row(text: Text, info: CorpusInfo) -> dict[str, Any]:
     """Return a text as a row, its arm by the study's own name."""
+    lost = [name for name in _NO_COLUMN if getattr(text, name) is not None]
+    if lost:
+        msg = (
+            f"text {text.id!r} has {', '.join(lost)}, which no column of a table can hold; keep "
+            "the corpus as JSONL texts"
+        )
+        raise InvalidInputError(msg)
     values = {name: getattr(text, name) for name in _COLUMNS}
     return {**values, "arm": getattr(info.arms, text.arm)}
 
@@ -43,7 +53,7 @@ def export_texts(info: CorpusInfo, texts: Sequence[Text], path: str | Path) -> P
     Raises
     ------
     InvalidInputError
-        If the name ends otherwise.
+        If the name ends otherwise, or a text says something that no column can hold.
     StorageError
         If the file cannot be written.
     """

@@ -36,6 +36,10 @@ _INSERTED = (
 )
 
 
+# Fields that describe the wording of the original, which a variant no longer has.
+_OF_THE_WORDING = {"token_ids", "response_start", "spans"} & set(Text.model_fields)
+
+
 @dataclass
 class Variants:
     """The variants of a corpus, what was changed in each, and the bag of words after it."""
@@ -137,7 +141,8 @@ def _add(
             )
             raise InvalidInputError(msg)
         name = f"{text.id}@{variant}"
-        changes = {"id": name, "response": new.text, "variant": variant, "parent": text.id}
+        changes: dict[str, str | None] = dict.fromkeys(_OF_THE_WORDING)
+        changes |= {"id": name, "response": new.text, "variant": variant, "parent": text.id}
         added.append(text.model_copy(update=changes))
         made.log.append(
             VariantLog(
