@@ -67,3 +67,17 @@ def test_constant_features_leave_every_direction_at_one_half(synthetic_run):
     run = synthetic_run(activations=lambda x, _texts: np.full_like(x, 7.3))
     found = random_run(run.ds, spec=RandomSpec(n_directions=20), scheduler="synchronous")
     assert (found.aurocs == 0.5).all()
+
+
+def test_texts_outside_pairs_change_nothing_whether_few_or_many(synthetic_run):
+    spec = RandomSpec(n_directions=30)
+    alone, few, many = (
+        random_run(synthetic_run(n_neutral=n, hidden=64).ds, spec=spec).aurocs for n in (0, 5, 200)
+    )
+    assert alone.shape == few.shape == many.shape
+    for n_neutral in (5, 200):
+        run = synthetic_run(n_neutral=n_neutral, hidden=64, chunked=False)
+        expected = random_run(run.ds, spec=spec).aurocs
+        neutral = np.flatnonzero(run.ds["label"].values == -1)
+        run.ds["resid_post_mean_response"][neutral] = np.nan
+        np.testing.assert_allclose(random_run(run.ds, spec=spec).aurocs, expected, atol=2e-3)
