@@ -55,6 +55,11 @@ class Contrast:
         """Rows of the texts that take part."""
         return np.flatnonzero(self.weights)
 
+    @property
+    def signed_texts(self) -> dict[str, int]:
+        """Ids of the texts that take part, with the sign of each."""
+        return {str(self.texts[row]): int(np.sign(self.weights[row])) for row in self.members}
+
     def of_counts(self, counts: Floats) -> Floats:
         """Return the weights when text i is counted ``counts[..., i]`` times; NaN for no text."""
         result = np.zeros_like(counts)
@@ -106,9 +111,14 @@ def make_contrast(
     weights[positive] = 1 / positive.size
     weights[negative] = -1 / negative.size
     sides = [] if pairs is None else [sorted(pairs[side].tolist()) for side in (positive, negative)]
-    paired = bool(sides) and sides[0] == sides[1] and len(set(sides[0])) == positive.size
+    paired = (
+        bool(sides)
+        and sides[0] == sides[1]
+        and len(set(sides[0])) == positive.size
+        and "" not in sides[0]
+    )
     units = np.asarray(pairs if paired else texts).astype(str)
-    return Contrast(name, texts, weights, units, paired and "" not in sides[0])
+    return Contrast(name, texts, weights, units, paired)
 
 
 def construction_cosine(first: Contrast, second: Contrast) -> float:

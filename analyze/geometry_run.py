@@ -14,7 +14,7 @@ import xarray as xr
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
-from ..schemas import GeometryRow, GeometrySpec, InvalidInputError, array_name
+from ..schemas import GeometryRow, GeometrySpec, InvalidInputError, array_name, digest_json
 from .arrays import layer_values, run_pools
 from .auroc import Floats
 from .contrasts import Contrast, select_contrasts
@@ -153,6 +153,7 @@ def geometry_run(
         if name in ds.variables
     }
     provenance = dataset_provenance(ds)
+    provenance["dataset_digest"] = digest_json({c.name: c.signed_texts for c in contrasts})
     rows: list[GeometryRow] = []
     points, embedding = [], []
     for (pool, layer), (found, coordinates, drawings) in zip(tasks, results, strict=True):

@@ -20,6 +20,7 @@ from ..schemas import (
     TransferRow,
     TransferSpec,
     array_name,
+    digest_json,
 )
 from .arrays import layer_values
 from .auroc import Floats
@@ -74,7 +75,7 @@ def transfer_run(
     opened = common_texts(runs)
     chosen, pools = common_pools(opened, site=site, pools=spec.pools)
     first = next(iter(opened.values()))
-    job, cv = _job(first, texts, spec)
+    job, cv, split_digest = _job(first, texts, spec)
     shared = delayed(job, traverse=False)
     tasks = {}
     for pool in pools:
@@ -102,6 +103,10 @@ def transfer_run(
         "n_anchors": int(job.anchors.size),
         "anchor_groups": _group_unit(job),
         "cv": cv,
+        "split_digest": split_digest,
+        "dataset_digest": digest_json(
+            [job.table.texts[:, job.pairs].tolist(), job.texts[job.anchors].tolist()]
+        ),
         "groups": "scenario",
         "method": "diff_means",
         "seed": spec.seed,
@@ -132,8 +137,8 @@ def _group_unit(job: TransferJob) -> str:
 
 def _job(
     ds: xr.Dataset, texts: Sequence[Text] | None, spec: TransferSpec
-) -> tuple[TransferJob, str]:
-    """Return what all pairs of layers share, and the name of the cross-validation."""
+) -> tuple[TransferJob, str, str]:
+    """Return what all pairs of layers share, and the name and digest of the cross-validation."""
     table = pair_table(ds)
     anchors, groups = _anchors(ds, table, spec)
     folds: tuple[Fold, ...]
@@ -146,9 +151,10 @@ def _job(
             )
             raise InvalidInputError(msg)
         folds, cv = (split,), "train→test split"
+        digest = digest_json(sorted(table.pair[split.test].tolist()))
     else:
         scheme = scenario_folds(table, max_folds=spec.max_folds, seed=spec.seed)
-        folds, cv = scheme.folds, scheme.scheme
+        folds, cv, digest = scheme.folds, scheme.scheme, scheme.digest
     pairs = np.sort(np.concatenate([fold.test for fold in folds]))
     words: Floats | None = None
     if texts is not None:
@@ -165,7 +171,7 @@ def _job(
         words=words,
         spec=spec,
     )
-    return job, cv
+    return job, cv, digest
 
 
 def _anchors(

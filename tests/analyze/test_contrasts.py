@@ -295,6 +295,8 @@ def test_default_contrasts_share_no_text_and_are_the_same_in_every_run(synthetic
     assert members[0] == members[1]
     (concept,) = select_contrasts(synthetic_run().ds, GeometrySpec())
     assert concept.paired
+    assert concept.signed_texts["pos-0000"] == 1
+    assert concept.signed_texts["neg-0000"] == -1
     assert concept.members.size == 96
 
 

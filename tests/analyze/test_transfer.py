@@ -89,6 +89,11 @@ def test_every_control_stands_beside_the_transfer(table):
     assert random.mean() == pytest.approx(0.5, abs=0.12)
     assert pick(table, metric="auroc", control=None).bow_delta.notna().all()
     assert (table.n_anchors == 80).all()
+    assert (
+        table[["split_digest", "dataset_digest", "content_digest", "code_version"]]
+        .notna()
+        .all(axis=None)
+    )
     assert (table.anchor_groups == "text").all()  # the neutral texts have one scenario
 
 
