@@ -34,7 +34,7 @@ TOKEN_MASK = "response tokens without special tokens"  # not a password
 ORDINARY = "all tokens without special tokens"
 WITH_BOS = "all tokens without special tokens, and the BOS"
 
-_VLLM_STEPS = 32  # forward passes that one call is worth: the last is seldom full
+_VLLM_STEPS = 16  # forward passes that one call is worth: the last is seldom full
 
 
 @dataclass(frozen=True)
