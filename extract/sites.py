@@ -12,7 +12,7 @@ from torch import nn
 from ..schemas import InvalidInputError
 from .blocks import unwrap_hidden
 
-__all__ = ["Tap", "check_sites", "find_taps", "proven_in_block", "proven_sites", "tapped"]
+__all__ = ["Tap", "check_sites", "find_taps", "proven_sites", "tapped"]
 
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention")
 _MLP = ("mlp", "block_sparse_moe", "feed_forward", "ffn")
@@ -120,12 +120,12 @@ def proven_sites(network: nn.Module, blocks: Sequence[nn.Module]) -> list[str]:
     device = next(network.parameters()).device
     with tapped(blocks) as seen:
         network(input_ids=torch.arange(1, 6, device=device)[None], use_cache=False)
-    there = set.intersection(*(proven_in_block(values) for values in seen))
+    there = set.intersection(*(_proven(values) for values in seen))
     order = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
     return [site for site in order if site in there]
 
 
-def proven_in_block(seen: Mapping[str, torch.Tensor]) -> set[str]:
+def _proven(seen: Mapping[str, torch.Tensor]) -> set[str]:
     """Return the sites of a block that hold what they should."""
     proven = {"resid_pre", "resid_post"} & set(seen)
     pre, mid, post = (seen.get(f"resid_{name}") for name in ("pre", "mid", "post"))

@@ -117,6 +117,19 @@ def test_what_hooks_read_is_the_stream_though_norms_work_in_place():
             torch.testing.assert_close(ours[site], theirs[site])
 
 
+def test_a_sublayer_that_is_scaled_before_it_is_added_is_no_site():
+    model = Model()
+    for block in model.model.layers:
+        block.mlp.register_forward_hook(lambda _m, _a, output: output * 0.5)
+    # This hook comes first, so what is captured is halved too: still the stream's own.
+    assert prove(model) == SITES
+    model = Model()
+    for block in model.model.layers:
+        norm = block.post_attention_layernorm
+        norm.register_forward_pre_hook(lambda _m, args: (args[0] * 0.5, args[1]))
+    assert prove(model) == ["resid_pre", "resid_mid", "mlp_out", "resid_post"]
+
+
 def drop_residual(norm, hidden, _residual):
     return norm(hidden)
 
