@@ -176,7 +176,7 @@ class Step:
         )
         self._ids = rows.ids[flat]
         self._selected = {
-            kind: [self._select(mask, at, owner) for mask in rows.masks[numbers][:, flat]]
+            kind: [self._select(mask, at, owner) for mask in rows.masks[np.ix_(numbers, flat)]]
             for kind, numbers in (("mean", rows.means), ("max", rows.maxima), ("norm", rows.norms))
         }
         where = []

@@ -37,7 +37,7 @@ ORDINARY = "all tokens without special tokens"
 EVERY = "all tokens, special ones too"
 WITH_BOS = "all tokens without special tokens, and the BOS"
 
-_VLLM_STEPS = 32  # forward passes that one call is worth: the last is seldom full
+_VLLM_STEPS = 16  # forward passes that one call is worth: the last is seldom full
 
 
 @dataclass(frozen=True)

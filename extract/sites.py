@@ -18,7 +18,6 @@ __all__ = [
     "check_sites",
     "find_heads",
     "find_taps",
-    "proven_in_block",
     "proven_sites",
     "tapped",
 ]
@@ -246,7 +245,7 @@ def proven_sites(network: nn.Module, blocks: Sequence[nn.Module]) -> list[str]:
     with tapped(blocks) as seen:
         network(input_ids=torch.arange(1, 6, device=device)[None])
     there = set.intersection(
-        *(proven_in_block(values, block) for values, block in zip(seen, blocks, strict=True))
+        *(_proven(values, block) for values, block in zip(seen, blocks, strict=True))
     )
     if find_heads(network, blocks) is None:
         there.discard("attn_heads")
@@ -254,7 +253,7 @@ def proven_sites(network: nn.Module, blocks: Sequence[nn.Module]) -> list[str]:
     return [site for site in order if site in there]
 
 
-def proven_in_block(seen: Mapping[str, torch.Tensor], block: nn.Module) -> set[str]:
+def _proven(seen: Mapping[str, torch.Tensor], block: nn.Module) -> set[str]:
     """Return the sites of a block that hold what they should."""
     proven = {"resid_pre", "resid_post"} & set(seen)
     pre, mid, post = (seen.get(f"resid_{name}") for name in ("pre", "mid", "post"))

@@ -5,7 +5,7 @@ import typing
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actlake.extract.capture import PooledCapture
@@ -98,6 +98,7 @@ def passes_of(lengths, rng):
         yield pieces
 
 
+@settings(deadline=None)
 @given(lengths=LENGTHS, seed=st.integers(0, 2**32))
 def test_pieces_in_any_order_give_the_pools_of_one_padded_batch(lengths, seed):
     rows = texts(lengths)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from actlake.extract import TokenRow, VllmEngine, load_model
-from actlake.schemas import Text
+from actlake.schemas import InvalidInputError, Text
 from tests.extract.tiny import tiny_tokenizer
 from tests.vllm.folders import STEP, predictable_folder
 
@@ -109,3 +109,19 @@ def test_rows_that_vllm_preempts_and_begins_again_are_captured_once(loaded, rows
 
 def test_ranks_of_tensor_parallelism_agree(loaded, rows):
     check(loaded, rows, batch_tokens=64, tensor_parallel=2)
+
+
+def test_tokens_that_come_from_a_cache_are_an_error_and_not_a_gap(loaded, rows):
+    engine = VllmEngine(
+        loaded, sites=("resid_post",), layers=LAYERS, pools=("mean_all",), longest=N_POSITIONS,
+        batch_tokens=64, options={"enable_prefix_caching": True, "block_size": 32},
+    )  # fmt: skip
+    with engine.ready():
+        engine.forward(rows)
+        with pytest.raises(InvalidInputError, match="tokens from a cache are not captured"):
+            engine.forward(rows)
+        # The engine lives on: texts that no cache holds run as before.
+        short = [row for row in rows if row.n_tokens < 32]
+        seen = engine.forward(short)["resid_post_mean_all"].numpy()
+    wanted = answer(rows, "mean_all", site="resid_post")[[rows.index(row) for row in short]]
+    np.testing.assert_allclose(seen, wanted, rtol=1e-6)
