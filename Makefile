@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 DEMO ?= actlake-demo
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help demo test test-slow test-torch-free test-oracle lint format clean
+.PHONY: help demo test test-slow test-torch-free lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -41,12 +41,6 @@ test-torch-free: ## run the torch-free suite on the newest Python 3.12+
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,test]'
 	.venv-newest/bin/python -m pytest -m "not torch and not slow and not gpu" $(ARGS)
 
-test-oracle: ## compare captures with those of nnsight, in an environment of its own
-	test -x .venv-oracle/bin/python || $(PYTHON) -m venv .venv-oracle
-	.venv-oracle/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	.venv-oracle/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[extract,test,oracle]'
-	.venv-oracle/bin/python -m pytest tests/oracle $(ARGS)
-
 lint: $(VENV)/stamp-test ## check style, imports and types
 	$(BIN)/ruff check src/actlake/*/ src tests benchmarks
 	$(BIN)/ruff format --check src/actlake/*/ src tests benchmarks
@@ -60,4 +54,4 @@ bench-%: $(VENV)/stamp-test ## run benchmarks/NAME.py; the last line is one JSON
 	$(BIN)/python benchmarks/$*.py
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .venv-newest .venv-oracle $(DEMO) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest $(DEMO) dist build .pytest_cache .mypy_cache .ruff_cache
