@@ -1,5 +1,6 @@
 """Extraction: models and engines, capture, pooling, the streaming pipeline."""
 
+from .appending import append_texts, settings_of
 from .batching import order_texts, pack_batches
 from .blocks import find_blocks, replace_hidden, unwrap_hidden
 from .capture import PooledCapture, PoolMasks
@@ -28,6 +29,7 @@ __all__ = [
     "TokenRow",
     "TransformersEngine",
     "Worker",
+    "append_texts",
     "chat_messages",
     "check_model",
     "estimate_run",
@@ -44,6 +46,7 @@ __all__ = [
     "render_texts",
     "replace_hidden",
     "resolve_source",
+    "settings_of",
     "stream_blocks",
     "unwrap_hidden",
 ]

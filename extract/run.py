@@ -19,7 +19,7 @@ from .pipeline import Progress, stream_blocks
 from .planning import PreparedRun, prepare_run
 from .worker import Worker, local_device
 
-__all__ = ["ExtractResult", "extract_run", "plan_extraction"]
+__all__ = ["ExtractResult", "extract_blocks", "extract_run", "plan_extraction"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,29 @@ def extract_run(
         environment=extraction_environment(),
         token_data=prepared.token_data,
     )
+    return extract_blocks(
+        writer,
+        prepared,
+        model=model,
+        revision=revision,
+        extract=extract,
+        worker=worker,
+        show_progress=show_progress,
+    )
+
+
+def extract_blocks(
+    writer: RunWriter,
+    prepared: PreparedRun,
+    *,
+    model: str,
+    revision: str | None,
+    extract: ExtractSpec,
+    worker: Worker | None = None,
+    show_progress: bool | None = None,
+) -> ExtractResult:
+    """Run the blocks of a run that nobody has committed, and seal it; see :func:`extract_run`."""
+    store, capture = writer.store, prepared.plan.capture
     share = worker or Worker()
     device = local_device(extract.device, worker, n_devices=torch.cuda.device_count())
     pending = share.blocks(writer.pending_blocks())

@@ -32,6 +32,7 @@ from .result import Direction, ResultRow, SteeringRow
 from .run import (
     ArraySpec,
     BlockCommit,
+    Continuation,
     EnvironmentInfo,
     ModelInfo,
     ObjectInfo,
@@ -73,6 +74,7 @@ __all__ = [
     "CaptureSpec",
     "Catalog",
     "CatalogRun",
+    "Continuation",
     "CorpusInfo",
     "CorruptError",
     "Direction",

@@ -14,6 +14,7 @@ from .capture import CaptureSpec
 __all__ = [
     "ArraySpec",
     "BlockCommit",
+    "Continuation",
     "EnvironmentInfo",
     "ModelInfo",
     "ObjectInfo",
@@ -26,8 +27,12 @@ __all__ = [
     "TokenizerInfo",
 ]
 
+# What was appended to a run is a part of it: the run's name, a tilde, the part's number.
 RunId = Annotated[
-    str, StringConstraints(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9][\w.@+-]*$")
+    str,
+    StringConstraints(
+        min_length=1, max_length=120, pattern=r"^[A-Za-z0-9][\w.@+-]*(~[1-9]\d{0,2})?$"
+    ),
 ]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
@@ -165,6 +170,13 @@ class TokenAxis(Record):
         return bisect_right(self.chunk_edges, chunk) - 1
 
 
+class Continuation(Record):
+    """What a part of a run was appended to: the run, and the plan of the part before it."""
+
+    run: Annotated[str, StringConstraints(pattern=r"^[^~]*$")]
+    plan_id: Digest
+
+
 class RunPlan(Record):
     """Everything that is fixed before the first forward pass; its digest is the plan id.
 
@@ -188,14 +200,20 @@ class RunPlan(Record):
     arrays: Annotated[tuple[ArraySpec, ...], FailFast()]
     codec: Literal["blosc-zstd-1-shuffle+crc32c", "crc32c"] = "blosc-zstd-1-shuffle+crc32c"
     seed: int = 0
-    token_axis: TokenAxis | None = None  # not written where the run has no token arrays
+    # Written only where they apply: most plans have no such keys.
+    token_axis: TokenAxis | None = Field(None, exclude_if=lambda axis: axis is None)
+    continues: Continuation | None = Field(None, exclude_if=lambda part: part is None)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plan as plain JSON values; a run without token arrays says nothing of them."""
-        values = super().to_dict()
-        if self.token_axis is None:
-            del values["token_axis"]
-        return values
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        run, mark, _ = self.run.partition("~")
+        if (run if mark else None) != (self.continues.run if self.continues else None):
+            msg = (
+                f"run {self.run!r} continues {self.continues and self.continues.run!r}: only what "
+                "is appended to a run has a tilde in its name, behind the name of that run"
+            )
+            raise ValueError(msg)
+        return self
 
     @property
     def n_blocks(self) -> int:

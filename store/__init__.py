@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .aligned import open_runs
+    from .appending import Append, finish_append, new_texts, plan_append
     from .block_claims import BlockClaimedError
     from .blocks import block_bytes
     from .card import write_card
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .importing import PreparedImport, import_run, prepare_import
     from .layout import rows_per_block
     from .notes import finite_texts
+    from .parts import content_digest, corpus_digest, part_names, read_texts, run_of, sealed_parts
     from .progress import RunProgress, run_progress
     from .reader import open_run
     from .repair import RepairPlan, apply_repair, plan_repair
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from .writer import RunWriter
 
 __all__ = [
+    "Append",
     "BlockClaimedError",
     "Fault",
     "PreparedImport",
@@ -41,22 +44,31 @@ __all__ = [
     "VerifyReport",
     "apply_repair",
     "block_bytes",
+    "content_digest",
+    "corpus_digest",
     "create_store",
     "describe_environment",
+    "finish_append",
     "finite_texts",
     "import_run",
+    "new_texts",
     "open_run",
     "open_runs",
     "open_store",
+    "part_names",
+    "plan_append",
     "plan_repair",
     "plan_token_axis",
     "prepare_import",
     "pull",
     "push",
     "read_catalog",
+    "read_texts",
     "rows_per_block",
     "rows_within_memory",
+    "run_of",
     "run_progress",
+    "sealed_parts",
     "split_heads",
     "text_coords",
     "verify_run",
@@ -64,6 +76,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Append": "appending",
     "BlockClaimedError": "block_claims",
     "Fault": "verification",
     "PreparedImport": "importing",
@@ -75,22 +88,31 @@ _MODULES = {
     "VerifyReport": "verification",
     "apply_repair": "repair",
     "block_bytes": "blocks",
+    "content_digest": "parts",
+    "corpus_digest": "parts",
     "create_store": "store",
     "describe_environment": "environment",
+    "finish_append": "appending",
     "finite_texts": "notes",
     "import_run": "importing",
+    "new_texts": "appending",
     "open_run": "reader",
     "open_runs": "aligned",
     "open_store": "store",
+    "part_names": "parts",
+    "plan_append": "appending",
     "plan_repair": "repair",
     "plan_token_axis": "tokens",
     "prepare_import": "importing",
     "pull": "transfer",
     "push": "transfer",
     "read_catalog": "catalog",
+    "read_texts": "parts",
     "rows_per_block": "layout",
-    "run_progress": "progress",
     "rows_within_memory": "tokens",
+    "run_of": "parts",
+    "run_progress": "progress",
+    "sealed_parts": "parts",
     "split_heads": "heads",
     "text_coords": "coordinates",
     "verify_run": "verification",

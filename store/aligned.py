@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from ..schemas import InvalidInputError, NotFoundError
+from .parts import part_names
 from .reader import open_run
 from .store import Store, open_store
 
@@ -89,12 +90,12 @@ def _in_rows(dataset: xr.Dataset, ids: np.ndarray) -> xr.Dataset:
 
 def _check_texts(store: Store, runs: list[str], ids: set[str]) -> None:
     """Raise InvalidInputError where corpora of the runs have unlike texts under one id."""
-    plans = {name: store.read_plan(name) for name in runs}
-    if len({plan.corpus_digest for plan in plans.values()}) == 1:
+    plans = [[store.read_plan(part) for part in part_names(store, name)] for name in runs]
+    if len({tuple(plan.corpus_digest for plan in parts) for parts in plans}) == 1:
         return
     known = set(store.corpus_ids())
     first: dict[str, tuple[str, tuple[object, ...]]] = {}
-    for corpus in sorted({plan.corpus for plan in plans.values()} & known):
+    for corpus in sorted({plan.corpus for parts in plans for plan in parts} & known):
         for text in store.read_corpus(corpus)[1]:
             if text.id not in ids:
                 continue

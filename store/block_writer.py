@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,21 +23,33 @@ from ..schemas import (
     ObjectInfo,
     RunPlan,
     StorageError,
+    TokenAxis,
 )
 from .backend import NoSpaceError
 from .bits import to_bits
 from .block_claims import BlockClaimedError, BlockClaims
-from .blocks import block_bytes, block_chunks
-from .claims import OBJECT_BYTES
+from .blocks import block_bytes, block_chunks, block_keys
 from .clock import now
 from .codec import encode_chunk
 from .commits import check_commit, object_info
 from .deciding import create_or_read, finish_block, is_ours, read_decision
+from .run_claim import OBJECT_BYTES
+from .token_stream import TokenStream
 
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = ["BlockWriter"]
+__all__ = ["BlockWriter", "Progress"]
+
+
+@dataclass
+class Progress:
+    """What a writer has stored of a block: keys in their place, and staged ones; see deciding."""
+
+    staged_in: str
+    staged: list[str] = field(default_factory=list)
+    created: list[str] = field(default_factory=list)
+    tokens: TokenStream | None = None
 
 
 class BlockWriter:
@@ -58,6 +74,56 @@ class BlockWriter:
         self.claims = BlockClaims(store, self._keys, plan_id=plan_id, writer=writer)
         self._dtypes = {spec.name: spec.dtype for spec in plan.arrays}
         self._n_threads = n_threads
+        self._begun: dict[int, Progress] = {}  # blocks whose tokens are being added
+        self._lock = threading.Lock()
+
+    def add_tokens(
+        self, block: int, start: int, arrays: Mapping[str, np.ndarray[Any, Any]], *, axis: TokenAxis
+    ) -> None:
+        """Add tokens of a block, which is claimed with the first; store what is full."""
+        with self._lock:
+            progress = self._begun.get(block)
+        if progress is None:
+            progress = _new_progress(block)
+            if self.claim(block) is None:  # else it is committed, and write will say so
+                progress.tokens = TokenStream(
+                    self.plan,
+                    axis,
+                    block,
+                    store_chunk=partial(self._store_object, progress),
+                    n_threads=self._n_threads,
+                )
+            with self._lock:
+                self._begun[block] = progress
+        try:
+            if progress.tokens is not None:
+                progress.tokens.add(start, arrays)
+        except BaseException as err:
+            self._give_up(block, err)
+            if isinstance(err, NoSpaceError):
+                raise self._no_space(block, err, created=progress.created) from err
+            raise
+
+    def has_tokens(self, block: int) -> bool:
+        """Return whether tokens of a block were added."""
+        with self._lock:
+            return block in self._begun
+
+    def give_up_all(self) -> None:
+        """Drop the blocks whose tokens were added and that were not written."""
+        for block in list(self._begun):
+            self._give_up(block, None)
+
+    def _give_up(self, block: int, err: BaseException | None) -> None:
+        """Drop a block that was begun; remove its objects where no one else can need them."""
+        with self._lock:
+            progress = self._begun.pop(block, None)
+        if progress is not None and progress.tokens is not None:
+            progress.tokens.abandon()
+            if err is None or isinstance(err, InvalidInputError):
+                with suppress(StorageError):  # what lies there is not committed, and harmless
+                    self._discard(block, progress.created)
+        self.claims.release(block)
 
     def write(
         self,
@@ -67,18 +133,21 @@ class BlockWriter:
         notes: dict[str, Any],
     ) -> BlockCommit:
         """Encode, store and commit a block; return its commit record."""
-        created: list[str] = []
+        with self._lock:
+            progress = self._begun.pop(block, None) or _new_progress(block)
         try:
             there = self.claim(block)
             if there is not None:
                 return there
-            return self._write_claimed(block, arrays, notes=notes, created=created)
+            return self._write_claimed(block, arrays, notes=notes, progress=progress)
         except NoSpaceError as err:
-            raise self._no_space(block, err, created=created) from err
+            raise self._no_space(block, err, created=progress.created) from err
         except InvalidInputError:  # a value that its 16-bit type does not have
-            self._discard(block, created)
+            self._discard(block, progress.created)
             raise
         finally:
+            if progress.tokens is not None:
+                progress.tokens.abandon()
             self.claims.release(block)
 
     def claim(self, block: int) -> BlockCommit | None:
@@ -107,27 +176,23 @@ class BlockWriter:
         arrays: Mapping[str, np.ndarray[Any, Any]],
         *,
         notes: dict[str, Any],
-        created: list[str],
+        progress: Progress,
     ) -> BlockCommit:
-        """Store the objects of a claimed block and commit it; ``created`` collects their keys."""
+        """Store the objects of a claimed block and commit it."""
         rows = self.plan.block_rows(block)
-        staged_in = f"{block}-{uuid.uuid4().hex}"
-        staged: list[str] = []
         record = BlockCommit(
             plan_id=self.plan_id,
             block=block,
             row_start=rows.start,
             row_stop=rows.stop,
-            objects=self._store_objects(
-                block, arrays, staged_in=staged_in, staged=staged, created=created
-            ),
+            objects=self._store_objects(block, arrays, progress),
             writer=self.writer,
             committed_at=now(),
             environment=self.environment,
             notes=notes,
         )
         if self.store.info.create_only:
-            commit = self._decide(record, staged_in=staged_in, staged=staged)
+            commit = self._decide(record, staged_in=progress.staged_in, staged=progress.staged)
         elif self.store.create(self._keys.commit(block), record.to_json(indent=None).encode()):
             commit = record
         else:
@@ -149,42 +214,42 @@ class BlockWriter:
         return commit
 
     def _store_objects(
-        self,
-        block: int,
-        arrays: Mapping[str, np.ndarray[Any, Any]],
-        *,
-        staged_in: str,
-        staged: list[str],
-        created: list[str],
+        self, block: int, arrays: Mapping[str, np.ndarray[Any, Any]], progress: Progress
     ) -> tuple[ObjectInfo, ...]:
-        """Encode and store the objects of a block; after a failure no further one begins.
-
-        The keys of objects that lie in their place are added to ``created``, those whose place
-        was taken to ``staged``: see :mod:`.deciding`.
-        """
-
-        def store(key: str, values: np.ndarray[Any, Any]) -> ObjectInfo:
-            dtype = self._dtypes[key.partition("/")[0]]
-            stored = values if dtype == "float32" else to_bits(values, dtype)
-            data = encode_chunk(stored, codec=self.plan.codec)
-            full = self._keys.object(key)
-            if not self.store.info.create_only:
-                self.store.backend.put(full, data)
-                created.append(key)
-            elif is_ours(self.store, full, data):
-                created.append(key)
-            else:
-                staged.append(key)
-                self.store.backend.put(f"{self._keys.staged}/{staged_in}/{key}", data)
-            return object_info(key, data)
-
+        """Encode and store the objects of a block; after a failure no further one begins."""
+        found = progress.tokens.finish() if progress.tokens is not None else {}
         with ThreadPoolExecutor(self._n_threads) as pool:
-            futures = [pool.submit(store, *item) for item in block_chunks(self.plan, block, arrays)]
+            futures = [
+                pool.submit(self._store_object, progress, *item)
+                for item in block_chunks(self.plan, block, arrays)
+            ]
             try:
-                return tuple(future.result() for future in futures)
+                found |= {info.key: info for info in (future.result() for future in futures)}
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+        return tuple(found[key] for key in block_keys(self.plan, block))
+
+    def _store_object(
+        self, progress: Progress, key: str, values: np.ndarray[Any, Any]
+    ) -> ObjectInfo:
+        """Encode and store one object: in its place, or staged where that is taken.
+
+        See :mod:`.deciding`; ``progress`` collects which.
+        """
+        dtype = self._dtypes[key.partition("/")[0]]
+        stored = values if dtype == "float32" else to_bits(values, dtype)
+        data = encode_chunk(stored, codec=self.plan.codec)
+        full = self._keys.object(key)
+        if not self.store.info.create_only:
+            self.store.backend.put(full, data)
+            progress.created.append(key)
+        elif is_ours(self.store, full, data):
+            progress.created.append(key)
+        else:
+            progress.staged.append(key)
+            self.store.backend.put(f"{self._keys.staged}/{progress.staged_in}/{key}", data)
+        return object_info(key, data)
 
     def _discard(self, block: int, created: list[str]) -> None:
         """Remove what this writer stored of a block, where nobody else can be at work on it.
@@ -247,3 +312,7 @@ class BlockWriter:
         if commit is not None:
             check_commit(self.plan, commit, plan_id=self.plan_id, where=self.store.url)
         return commit
+
+
+def _new_progress(block: int) -> Progress:
+    return Progress(staged_in=f"{block}-{uuid.uuid4().hex}")

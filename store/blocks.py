@@ -88,9 +88,12 @@ def block_chunks(
     """Yield (key, values of the whole chunk) of ``block``; rows past the end are NaN.
 
     ``arrays`` hold the block's rows, dims (row, layer, hidden) or (row, layer), float32; the rows
-    of token arrays are the tokens of the block's texts.
+    of token arrays are the tokens of the block's texts. Arrays that are not among them are left
+    out.
     """
     for spec in plan.arrays:
+        if spec.name not in arrays:
+            continue
         values = arrays[spec.name]
         n_rows = chunk_shape(plan, spec)[0]
         for key, layer, start in spec_keys(plan, spec, block):

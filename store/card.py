@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from ..schemas import CorpusInfo, InvalidInputError, NotFoundError, RunPlan, Seal, near_names
 from .croissant import FileEntry, croissant_document
 from .partial import LeftOut, coverage_of, read_pulled
-from .store import CORPUS_BYTES, SEAL_BYTES
+from .parts import sealed_parts
+from .store import SEAL_BYTES
+from .stored_corpora import CORPUS_BYTES
 
 if TYPE_CHECKING:
     from .store import Store
@@ -97,7 +99,11 @@ def write_card(
         if name not in names:
             msg = f"no run {name!r} in {store.url}{near_names(name, names)}; it has {names}"
             raise InvalidInputError(msg)
-    runs = [_read_run(store, name, license_=given.get(name, "not stated")) for name in names]
+    runs = [
+        _read_run(store, part, license_=given.get(name, "not stated"))
+        for name in names
+        for part in sealed_parts(store, name)
+    ]
     corpora = [store.read_corpus(corpus)[0] for corpus in store.corpus_ids()]
     place = url or ("." if store.location.is_local else store.url)
     models = sorted({run.plan.model.name for run in runs})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..schemas import CorruptError, RunManifest, Seal
 from ..schemas.catalog import Catalog, CatalogRun
 from .layout import CATALOG_KEY
+from .parts import part_names
 
 if TYPE_CHECKING:
     from .store import Store
@@ -23,9 +24,11 @@ def read_catalog(store: Store) -> Catalog:
 
 
 def write_catalog(store: Store) -> Catalog:
-    """Rebuild the catalog from the sealed runs, and write it where it changed."""
+    """Rebuild the catalog from the sealed runs and their parts, and write it where it changed."""
     with ThreadPoolExecutor(8) as pool:
-        entries = list(pool.map(lambda run: _entry(store, run), store.run_ids()))
+        parts = list(pool.map(lambda run: part_names(store, run), store.run_ids()))
+        names = [name for of_run in parts for name in of_run]
+        entries = list(pool.map(lambda name: _entry(store, name), names))
     catalog = Catalog(
         runs=tuple(entry for entry in entries if entry is not None),
         corpora=tuple(store.corpus_ids()),

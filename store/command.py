@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from ..schemas import RunPlan
+from .parts import run_of
 
 if TYPE_CHECKING:
     from .store import Store
@@ -26,8 +27,11 @@ def extraction_command(
     """
     capture = plan.capture
     known = plan.model.name if plan.model.content_digest is None else f"FOLDER/{plan.model.name}"
-    parts = ["actlake", "extract", model or known, "--corpus", corpus or f"{plan.corpus}.jsonl"]
-    parts += ["--store", store.url, "--run", plan.run]
+    grown = "GROWN.jsonl" if plan.continues else None  # the corpus with the texts of the part
+    parts = ["actlake", "extract", model or known, "--corpus"]
+    parts += [grown or corpus or f"{plan.corpus}.jsonl"]
+    parts += ["--store", store.url, "--run", run_of(plan.run)]
+    parts += ["--append"] if plan.continues else []
     if plan.model.revision:
         parts += ["--revision", plan.model.revision]
     if capture.layers != "all":

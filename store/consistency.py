@@ -6,17 +6,24 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from ..schemas import BlockCommit, ObjectInfo, RunPlan, Seal
+from ..schemas import BlockCommit, CorruptError, NotFoundError, ObjectInfo, RunPlan, Seal
+from .appending import text_ids_of
 from .blocks import block_keys
+from .documents import Documents
 from .faults import Fault
 from .layout import METADATA_NAME
+from .parts import check_part, part_names, run_of
 from .sealing import commits_digest, objects_digest, tree_digest
+from .stored_coordinates import read_text_ids
 
-__all__ = ["draw", "each", "seal_faults"]
+if TYPE_CHECKING:
+    from .store import Store
+
+__all__ = ["continuation_faults", "draw", "each", "repeated_texts", "seal_faults"]
 
 _ItemT = TypeVar("_ItemT")
 _FoundT = TypeVar("_FoundT")
@@ -59,6 +66,33 @@ def seal_faults(
     return faults + [
         Fault("seal.json", reason, kind="seal") for holds, reason in checks if not holds
     ]
+
+
+def continuation_faults(store: Store, plan: RunPlan) -> list[Fault]:
+    """Return why a part does not continue the one before it."""
+    try:
+        check_part(store, plan)
+    except (CorruptError, NotFoundError) as err:
+        return [Fault("plan.json", str(err), kind="plan")]
+    return []
+
+
+def repeated_texts(store: Store, plan: RunPlan, documents: Documents) -> list[Fault]:
+    """Return the texts of a part that an earlier part of the run has too."""
+    names = part_names(store, run_of(plan.run))
+    if plan.run not in names or "text" not in documents:
+        return []
+    faults = []
+    try:
+        mine = set(read_text_ids(store, plan, documents))
+        for name in names[: names.index(plan.run)]:
+            twice = sorted(mine & set(text_ids_of(store, name)))
+            if twice:
+                reason = f"text {twice[0]!r} stands in {name!r} already"
+                faults.append(Fault("text/c/0", reason, kind="static"))
+    except (CorruptError, NotFoundError):
+        return faults  # found where it is damaged
+    return faults
 
 
 def each(

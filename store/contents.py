@@ -16,7 +16,7 @@ from .coordinates import LABELS
 from .documents import Documents, chunk_limits, static_chunk_keys
 from .faults import Fault
 from .layout import RunKeys, text_limit
-from .statics import decode_static
+from .stored_coordinates import decode_static
 from .tokens import PADDING, token_places
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ from ..schemas import (
     texts_digest,
 )
 from .backend import check_key
-from .claims import OBJECT_BYTES
 from .codec import crc_matches
 from .commits import check_commit
 from .corpora import parse_texts
@@ -40,8 +39,10 @@ from .partial import (
     shown_root,
     to_parts,
 )
+from .run_claim import OBJECT_BYTES
 from .selection import SourceRun
-from .store import CORPUS_BYTES, RECORD_BYTES, SEAL_BYTES, Store
+from .store import SEAL_BYTES, Store
+from .stored_corpora import CORPUS_BYTES, RECORD_BYTES
 
 __all__ = ["RunCopy", "Transfer"]
 
@@ -148,7 +149,7 @@ class RunCopy:
         run, url = self.plan.run, self.target.url
         return AlreadyExistsError(
             f"{url} holds another run {run!r} than {self.run.store.url} ({how}); choose another "
-            f"target, or delete runs/{run} there"
+            f"target, or delete {self.keys.folder} there"
         )
 
     def _check_ordinary(self) -> None:

@@ -44,14 +44,15 @@ TOKENS_PER_CHUNK = 2**22  # 16 MiB of int32
 
 @dataclass(frozen=True)
 class RunKeys:
-    """The keys of one run, below the store."""
+    """The keys of one run, or of a part that was appended to one, below the store."""
 
     run: str
 
     @property
     def folder(self) -> str:
         """The run's folder."""
-        return f"runs/{self.run}"
+        run, _, number = self.run.partition("~")
+        return f"runs/{run}/appended/{number}" if number else f"runs/{run}"
 
     @property
     def plan(self) -> str:

@@ -18,7 +18,7 @@ from ..schemas import (
     array_name,
 )
 from .blocks import place_of_key, spec_keys
-from .layout import METADATA_NAME, to_bytes
+from .layout import METADATA_NAME, RunKeys, to_bytes
 
 if TYPE_CHECKING:
     from .store import Store
@@ -48,7 +48,7 @@ PULLED_BYTES = 64 * 2**20
 
 def pulled_key(run: str) -> str:
     """Return the key of the record that makes a run a partial copy."""
-    return f"runs/{run}/pulled.json"
+    return f"{RunKeys(run).folder}/pulled.json"
 
 
 def sealed_root_key(run: str) -> str:
@@ -56,7 +56,7 @@ def sealed_root_key(run: str) -> str:
 
     The ``zarr.json`` in its place names only the arrays of which something was pulled.
     """
-    return f"runs/{run}/sealed.zarr.json"
+    return f"{RunKeys(run).folder}/sealed.zarr.json"
 
 
 def read_pulled(store: Store, plan: RunPlan, plan_id: str) -> Pulled | None:
@@ -72,7 +72,7 @@ def read_pulled(store: Store, plan: RunPlan, plan_id: str) -> Pulled | None:
     if record is not None and (record.run, record.plan_id) != (plan.run, plan_id):
         msg = (
             f"{key} in {store.url} is of run {record.run!r} and plan {record.plan_id}, expected "
-            f"{plan.run!r} and {plan_id}; delete runs/{plan.run} and pull it again"
+            f"{plan.run!r} and {plan_id}; delete {RunKeys(plan.run).folder} and pull it again"
         )
         raise CorruptError(msg)
     return record
@@ -119,7 +119,7 @@ def coverage_of(plan: RunPlan, record: Pulled, *, where: str) -> Coverage:
         if mask is None or bad:
             msg = (
                 f"{pulled_key(plan.run)} in {where} names objects that the plan does not have "
-                f"({part.array!r}); delete runs/{plan.run} and pull it again"
+                f"({part.array!r}); delete {RunKeys(plan.run).folder} and pull it again"
             )
             raise CorruptError(msg)
         for row in [0] if layers is None else [index[layer] for layer in layers]:
@@ -203,7 +203,7 @@ class LeftOut:
 
     def hint(self, *, layers: Iterable[int] = (), pools: Iterable[str] = ()) -> str:
         """Return the command that pulls ``layers`` and ``pools`` too (none: all)."""
-        options = [f"--run {self.plan.run}", *(f"--layer {n}" for n in layers)]
+        options = [f"--run {self.plan.run.partition('~')[0]}", *(f"--layer {n}" for n in layers)]
         options += [f"--pool {pool}" for pool in pools]
         return (
             f"run: actlake store pull {self.source or 'SOURCE'} {self.where} {' '.join(options)} "

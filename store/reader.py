@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +26,11 @@ from .blocks import block_keys, chunk_rows
 from .commits import check_commit
 from .committed import CommittedStore
 from .documents import Documents, chunk_limits, read_documents, static_chunk_keys
+from .joining import join_parts
 from .layout import METADATA_NAME, RunKeys, to_bytes
 from .metadata import STATIC_KEY
 from .partial import LeftOut, coverage_of, read_pulled
+from .parts import check_part, part_names, sealed_parts
 from .store import Store, open_store
 from .token_view import block_token_chunks, drop_padding, take_blocks
 
@@ -78,7 +81,8 @@ def open_run(
         Dask chunks; ``{}`` is one task per stored object, so that layers are never mixed;
         ``"job"`` is several row-blocks of one layer per task, 64 to 128 MiB where the run is that
         large: fewer tasks, whose objects are fetched at the same time. A task of a token array
-        has all tokens of one row-block, so that no text is cut. None reads without Dask.
+        has all tokens of one row-block, so that no text is cut. None reads without Dask, but for
+        a run with appended texts.
 
     Returns
     -------
@@ -88,7 +92,8 @@ def open_run(
         ``<site>_tokens`` with dims (token, token_layer, hidden): the tokens of text *i* are
         ``token_offset[i]`` to ``token_offset[i + 1]``, and the coordinates ``token_text`` (row on
         ``text``), ``token_position`` (in the text) and ``token_id`` say of each what it is.
-        ``token_layer`` are its layers, some of ``layer`` or all.
+        ``token_layer`` are its layers, some of ``layer`` or all. Texts that were appended to the
+        run follow its own; the attribute ``parts`` names what was appended.
 
     Raises
     ------
@@ -107,11 +112,55 @@ def open_run(
         store = url_or_store
     else:
         store = open_store(url_or_store, storage_options=storage_options)
+    options: dict[str, Any] = {"allow_partial": allow_partial, "pulled_only": pulled_only}
+    with ThreadPoolExecutor(1) as pool:  # most runs have no parts: asking costs no time
+        asked = pool.submit(_visible_parts, store, run_id, allow_partial=allow_partial)
+        parts = _open_pulled(store, run_id, chunks=chunks, **options)
+        names = asked.result()
+    if len(names) > 1:
+        if chunks is None:  # rows of several groups are one after another only in Dask
+            chunks, parts = {}, _open_pulled(store, run_id, chunks={}, **options)
+        for name in names[1:]:
+            parts += _open_pulled(store, name, chunks=chunks, **options)
+    found = [part for part in parts if isinstance(part, xr.Dataset)]
+    if not found:
+        raise next(part for part in parts if isinstance(part, NotPulledError))
+    return join_parts(found)
+
+
+def _open_pulled(store: Store, name: str, **options: Any) -> list[xr.Dataset | NotPulledError]:  # noqa: ANN401
+    """Return one part of a run, or why there is nothing to see of it."""
+    try:
+        return [_open_part(store, name, **options)]
+    except NotPulledError as err:
+        return [err]
+
+
+def _visible_parts(store: Store, run_id: str, *, allow_partial: bool) -> list[str]:
+    """Return the parts of a run that readers see, the run itself first."""
+    if not allow_partial:
+        return sealed_parts(store, run_id)
+    names = part_names(store, run_id)
+    # A part is a run: without run.json it does not exist yet.
+    sizes = [store.backend.size(store.keys(name).manifest) for name in names[1:]]
+    return names[:1] + [n for n, size in zip(names[1:], sizes, strict=True) if size is not None]
+
+
+def _open_part(
+    store: Store,
+    run_id: str,
+    *,
+    allow_partial: bool,
+    pulled_only: bool,
+    chunks: Mapping[str, int] | str | int | None,
+) -> xr.Dataset:
+    """Return one part of a run as a lazy dataset; see :func:`open_run`."""
     plan, plan_id = store.read_plan_and_id(run_id)
     manifest = store.read_manifest(run_id)
     if manifest.plan_id != plan_id:
         msg = f"run.json of {run_id!r} in {store.url} is of plan {manifest.plan_id}, not {plan_id}"
         raise CorruptError(msg)
+    check_part(store, plan)
     seal = store.read_seal(run_id)
     view = _sealed(store, plan, seal, plan_id) if seal else _unsealed(store, plan, plan_id)
     n_missing = int((~view.committed).sum())

@@ -35,9 +35,10 @@ from .layout import (
 from .metadata import METADATA_BYTES, parse_document
 from .partial import read_pulled
 from .repair_plan import RepairPlan
+from .run_claim import new_manifest
 from .sealing import commits_digest, seal_run
-from .statics import Statics, decode_static, read_statics
 from .store import Store
+from .stored_coordinates import Statics, read_statics, read_text_ids
 from .verification import verify_run
 
 _FoundT = TypeVar("_FoundT")
@@ -93,7 +94,7 @@ def apply_repair(store: Store, repair: RepairPlan) -> Seal | None:
     for key, data in repair._writes.items():
         store.backend.put(key, data)
     seal = None
-    if f"runs/{repair.run}/seal.json" in repair.rebuild:
+    if RunKeys(repair.run).seal in repair.rebuild:
         seal = _seal_again(store, repair.run)
     if CATALOG_KEY in repair.rebuild or seal is not None or repair.remove:
         write_catalog(store)
@@ -296,19 +297,9 @@ class _Repair:
             if (commit := _readable(partial(self.store.read_commit, self.run, block)))
         ]
         first = min(commits, key=lambda commit: commit.committed_at, default=None)
-        plan = self.run_plan
-        return RunManifest(
-            run=plan.run,
+        return new_manifest(
+            self.run_plan,
             plan_id=self.plan_id,
-            corpus=plan.corpus,
-            model=plan.model,
-            tokenizer=plan.tokenizer,
-            capture=plan.capture,
-            n_texts=plan.n_texts,
-            n_tokens=plan.n_tokens,
-            n_layers=len(plan.layers),
-            hidden_size=plan.model.hidden_size,
-            seed=plan.seed,
             created_at=first.committed_at if first else now(),
             environment=first.environment if first else describe_environment([]),
         )
@@ -331,11 +322,7 @@ class _Repair:
         statics = _readable(partial(read_all, seal=self.seal, partial=False))
         if statics is None or "text" not in statics.documents:
             return []
-
-        def read() -> list[str]:
-            data = self.store.backend.get(self.keys.object("text/c/0"), max_bytes=2**31)
-            return [str(v) for v in decode_static(statics.documents, "text", data or b"")]
-
+        read = partial(read_text_ids, self.store, self.run_plan, statics.documents)
         return _readable(read) or []
 
 

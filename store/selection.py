@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,7 @@ from ..schemas import (
 from .blocks import block_keys
 from .commits import check_commit
 from .documents import Documents, read_documents, static_chunk_keys
+from .input_checks import check_plan
 from .layout import METADATA_NAME, RunKeys
 from .partial import (
     Coverage,
@@ -32,10 +33,9 @@ from .partial import (
 )
 from .reader import open_run
 from .sealing import tree_digest
-from .static import check_plan
 from .store import Store
 
-__all__ = ["SourceRun", "choose", "read_source"]
+__all__ = ["SourceRun", "check_splits", "choose", "read_source"]
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,11 @@ def choose(
     layers: Collection[int] | None,
     pools: Collection[str] | None,
     splits: Collection[str] | None,
+    known: Mapping[str, np.ndarray] | None = None,
 ) -> Coverage:
     """Return the objects of ``run`` that belong to the layers, pools and splits (None: all).
+
+    ``known`` is what :func:`check_splits` returned.
 
     Raises
     ------
@@ -153,7 +156,9 @@ def choose(
     blocks = np.zeros(plan.n_blocks, dtype=bool)
     blocks[run.blocks] = True
     if splits is not None:
-        blocks &= _blocks_of_splits(run, splits)
+        of_rows = (known or check_splits([run], splits))[plan.run]
+        chosen_rows = np.isin(of_rows, list(splits))
+        blocks &= [chosen_rows[plan.block_rows(b)].any() for b in range(plan.n_blocks)]
     wanted = no_coverage(plan)
     for spec in plan.arrays:
         if spec.name in names:
@@ -199,20 +204,26 @@ def _chosen_arrays(plan: RunPlan, pools: Collection[str] | None) -> set[str]:
     return {name for name in names if name not in by_name or by_name[name] in pools}
 
 
-def _blocks_of_splits(run: SourceRun, splits: Collection[str]) -> np.ndarray:
-    """Return which blocks hold a text of ``splits``, dims (block,), bool."""
-    plan = run.plan
-    dataset = open_run(run.store, plan.run, allow_partial=True)
-    if "split" not in dataset.coords:
-        msg = f"run {plan.run!r} has no coordinate 'split' to choose rows by"
-        raise InvalidInputError(msg)
-    values = dataset["split"].values
-    known = sorted(set(values.tolist()))
+def check_splits(parts: Sequence[SourceRun], splits: Collection[str]) -> dict[str, np.ndarray]:
+    """Return the split of every row of each part of a run, by the part's name.
+
+    Raises
+    ------
+    InvalidInputError
+        If none of them has such a split.
+    """
+    found = {}
+    for part in parts:
+        plan = part.plan
+        dataset = open_run(part.store, plan.run, allow_partial=True)
+        if "split" not in dataset.coords:
+            msg = f"run {plan.run!r} has no coordinate 'split' to choose rows by"
+            raise InvalidInputError(msg)
+        found[plan.run] = dataset["split"].values[: plan.n_texts]
+    known = sorted({name for values in found.values() for name in values.tolist()})
     for split in splits:
         if split not in known:
-            msg = (
-                f"run {plan.run!r} has no split {split!r}{near_names(split, known)}; it has {known}"
-            )
+            near = near_names(split, known)
+            msg = f"run {parts[0].plan.run!r} has no split {split!r}{near}; it has {known}"
             raise InvalidInputError(msg)
-    chosen = np.isin(values, list(splits))
-    return np.array([chosen[plan.block_rows(block)].any() for block in range(plan.n_blocks)])
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
@@ -29,27 +28,25 @@ from ..schemas import (
     Seal,
     StoreInfo,
     Text,
-    texts_digest,
 )
+from .appending import appended_part
 from .backend import Backend
 from .catalog import read_catalog
 from .clients import open_backend
 from .clock import now
-from .corpora import parse_texts, texts_table
+from .input_checks import check_plan
 from .layout import STORE_KEY, RunKeys
 from .location import Location, parse_location
 from .metadata import MAX_OBJECTS, check_bounds
 from .partial import pulled_key, read_pulled
-from .static import check_plan
+from .stored_corpora import NAME, RECORD_BYTES, near_known, read_corpus, write_corpus
 from .writer import RunWriter
 
 __all__ = ["Store", "create_store", "open_store"]
 
 FIRST_CONTACT_SECONDS = 20.0
-RECORD_BYTES = 4 * 2**20
 SEAL_BYTES = 256 * 2**20  # an entry is about 150 bytes: see MAX_OBJECTS
-CORPUS_BYTES = 4 * 2**30
-_NAME = re.compile(r"^[A-Za-z0-9][\w.:@+-]{0,199}$")
+_RUN = re.compile(NAME.pattern[:-1] + r"(~[1-9]\d{0,2})?$")  # with the number of a part
 _RecordT = TypeVar("_RecordT", bound=Record)
 
 
@@ -126,10 +123,13 @@ class Store:
     # -- what is there
 
     def run_ids(self) -> list[str]:
-        """Return the ids of all created runs, sorted; over plain HTTP those of the catalog."""
+        """Return the ids of all created runs, sorted; over plain HTTP those of the catalog.
+
+        Parts that were appended to a run are not among them: see :func:`part_names`.
+        """
         if self.location.scheme in {"http", "https"}:
-            return [entry.run for entry in read_catalog(self).runs]
-        names = [n for n in self.backend.children("runs") if _NAME.fullmatch(n)]
+            return [entry.run for entry in read_catalog(self).runs if "~" not in entry.run]
+        names = [n for n in self.backend.children("runs") if NAME.fullmatch(n)]
         with ThreadPoolExecutor(8) as pool:
             sizes = list(pool.map(lambda n: self.backend.size(RunKeys(n).manifest), names))
         return [n for n, size in zip(names, sizes, strict=True) if size is not None]
@@ -138,7 +138,7 @@ class Store:
         """Return the ids of all corpora, sorted; over plain HTTP those of the catalog."""
         if self.location.scheme in {"http", "https"}:
             return list(read_catalog(self).corpora)
-        return [n for n in self.backend.children("corpora") if _NAME.fullmatch(n)]
+        return [n for n in self.backend.children("corpora") if NAME.fullmatch(n)]
 
     def read_plan(self, run_id: str) -> RunPlan:
         """Return the plan of a run; raise NotFoundError, or CorruptError."""
@@ -209,44 +209,11 @@ class Store:
         InvalidInputError
             If the number of texts is not what ``info`` says.
         """
-        if len(texts) != info.n_texts:
-            msg = f"corpus {info.id!r}: its info says {info.n_texts} texts, got {len(texts)}"
-            raise InvalidInputError(msg)
-        key = _corpus_key(info.id, "corpus.json")
-        there = self.read_record(CorpusInfo, key)
-        if there is None:
-            # The texts first: a corpus.json vouches for the texts beside it.
-            table = texts_table(texts)
-            self.backend.put(_corpus_key(info.id, "texts.parquet"), table)
-            stored = info.model_copy(update={"file_digest": _file_digest(table)})
-            if self.create(key, stored.to_json().encode()):
-                return
-            there = self.read_record(CorpusInfo, key)
-        if there is None or there.texts_digest != info.texts_digest:
-            got = "nothing" if there is None else there.texts_digest
-            msg = (
-                f"{self.url} holds other texts under corpus {info.id!r} ({got}, expected "
-                f"{info.texts_digest}); give the corpus another id"
-            )
-            raise AlreadyExistsError(msg)
+        write_corpus(self, info, texts)
 
     def read_corpus(self, corpus_id: str) -> tuple[CorpusInfo, list[Text]]:
         """Return a corpus: its info and its texts; raise NotFoundError, or CorruptError."""
-        info = self.read_record(CorpusInfo, _corpus_key(corpus_id, "corpus.json"))
-        key = _corpus_key(corpus_id, "texts.parquet")
-        data = self.backend.get(key, max_bytes=CORPUS_BYTES) if info else None
-        if info is None or data is None:
-            known = self.corpus_ids()
-            msg = f"no corpus {corpus_id!r} in {self.url}{_near(corpus_id, known, 'corpora')}"
-            raise NotFoundError(msg)
-        if info.file_digest is not None and _file_digest(data) != info.file_digest:
-            msg = f"{key} in {self.url} is not the file that its corpus.json was written for"
-            raise CorruptError(msg)
-        texts = parse_texts(data, where=f"{key} in {self.url}", n_texts=info.n_texts)
-        if texts_digest(texts) != info.texts_digest:
-            msg = f"{key} in {self.url} holds other texts than its corpus.json says"
-            raise CorruptError(msg)
-        return info.model_copy(update={"file_digest": None}), texts
+        return read_corpus(self, corpus_id)
 
     # -- writing
 
@@ -280,6 +247,55 @@ class Store:
         InvalidInputError
             If plan and coordinates do not fit each other. Nothing was written.
         """
+        if plan.continues is not None:
+            msg = f"run {plan.run!r} is a part of another run: append it with append_run"
+            raise InvalidInputError(msg)
+        return self._create(plan, coords, environment, token_data=token_data)
+
+    def append_run(
+        self,
+        plan: RunPlan,
+        *,
+        coords: Mapping[str, np.ndarray[Any, Any]],
+        environment: EnvironmentInfo,
+        token_data: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    ) -> RunWriter:
+        """Append texts to a run as a part of it, or resume an append that was begun.
+
+        Nothing that the run has is touched, whether it is sealed or not. Readers see the new
+        texts once their part is sealed, and until then the run as it was.
+
+        Parameters
+        ----------
+        plan
+            The plan of the new texts alone, under the name of the run: everything but the texts,
+            the blocks and the batches as the run has it. The writer's plan is this one with the
+            name of the part.
+        coords, environment, token_data
+            See :meth:`create_run`.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such run.
+        AlreadyExistsError
+            If the run was made with another model, tokenizer, capture, or other arrays (the keys
+            are named), if it has some of the texts already (they are named), or if an append of
+            other texts was begun and is not finished.
+        InvalidInputError
+            If plan and coordinates do not fit each other. Nothing was written.
+        """
+        part = appended_part(self, plan, ids=[str(name) for name in coords.get("text", ())])
+        return self._create(part, coords, environment, token_data=token_data)
+
+    def _create(
+        self,
+        plan: RunPlan,
+        coords: Mapping[str, np.ndarray[Any, Any]],
+        environment: EnvironmentInfo,
+        *,
+        token_data: Mapping[str, np.ndarray[Any, Any]] | None,
+    ) -> RunWriter:
         if self.backend.size(pulled_key(plan.run)) is not None:
             msg = (
                 f"run {plan.run!r} in {self.url} is a partial copy, nothing is extracted into it; "
@@ -310,7 +326,7 @@ class Store:
 
     def keys(self, run_id: str) -> RunKeys:
         """Return the keys of a run; raise InvalidInputError for an impossible id."""
-        if not _NAME.fullmatch(run_id):
+        if not _RUN.fullmatch(run_id):
             msg = f"{run_id!r} cannot be a run id; expected letters, digits and . _ - + @"
             raise InvalidInputError(msg)
         return RunKeys(run_id)
@@ -327,7 +343,7 @@ class Store:
         return _parse_record(record, data, where=f"{key} in {self.url}")
 
     def _no_run(self, run_id: str) -> NotFoundError:
-        near = _near(run_id, self.run_ids(), "runs")
+        near = near_known(run_id, self.run_ids(), kind="runs")
         return NotFoundError(f"no run {run_id!r} in {self.url}{near}")
 
 
@@ -341,25 +357,6 @@ def _parse_record(record: type[_RecordT], data: bytes, *, where: str) -> _Record
         return record.parse_stored(data, where=where)
     except InvalidInputError as err:
         raise CorruptError(str(err)) from err
-
-
-def _corpus_key(corpus_id: str, name: str) -> str:
-    if not _NAME.fullmatch(corpus_id):
-        msg = f"{corpus_id!r} cannot be a corpus id; expected letters, digits and . _ - + @ :"
-        raise InvalidInputError(msg)
-    return f"corpora/{corpus_id}/{name}"
-
-
-def _file_digest(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-def _near(name: str, known: list[str], kind: str) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
-    return f"; the store has these {kind}: {shown}" if known else f"; the store has no {kind} yet"
 
 
 def _probe_create_only(backend: Backend) -> bool:

@@ -10,7 +10,8 @@ from ..schemas import InvalidInputError
 from .catalog import write_catalog
 from .copying import RunCopy, Transfer
 from .partial import pulled_keys
-from .selection import choose, read_source
+from .parts import part_names
+from .selection import check_splits, choose, read_source
 from .store import Store, create_store, open_store
 
 __all__ = ["Transfer", "pull", "pulled_keys", "push"]
@@ -43,7 +44,7 @@ def pull(
     source, target
         Stores, or their folders or URLs; the target is created where it is none yet.
     runs
-        Ids; None is every run.
+        Ids; None is every run. What was appended to a run comes with it, a Transfer each.
     layers
         Block indices of the model; None is every layer of the run.
     pools
@@ -113,6 +114,12 @@ def _open(place: str | os.PathLike[str] | Store, options: Mapping[str, Any] | No
     return place if isinstance(place, Store) else open_store(place, storage_options=options)
 
 
+def _existing_parts(store: Store, run_id: str) -> list[str]:
+    """Return a run and what was appended to it, but for a part that is only about to be."""
+    names = part_names(store, run_id)
+    return names[:1] + [n for n in names[1:] if store.backend.size(store.keys(n).manifest)]
+
+
 def _copy(
     source: Store,
     target: Store,
@@ -132,10 +139,14 @@ def _copy(
         raise InvalidInputError(msg)
     names = source.run_ids() if runs is None else list(dict.fromkeys(runs))
     # Every choice is checked before the first byte is copied.
-    jobs = [
-        (run, choose(run, layers=layers, pools=pools, splits=splits))
-        for run in (read_source(source, name) for name in names)
-    ]
+    jobs = []
+    for name in names:
+        parts = [read_source(source, part) for part in _existing_parts(source, name)]
+        known = None if splits is None else check_splits(parts, splits)
+        jobs += [
+            (run, choose(run, layers=layers, pools=pools, splits=splits, known=known))
+            for run in parts
+        ]
     done = [
         RunCopy(run, target, wanted, concurrency=concurrency, on_object=on_object).copy()
         for run, wanted in jobs

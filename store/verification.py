@@ -20,7 +20,7 @@ from ..schemas import (
 from .blocks import block_keys, place_of_key, rows_of_key
 from .catalog import catalog_entry, read_catalog
 from .commits import check_commit
-from .consistency import draw, each, seal_faults
+from .consistency import continuation_faults, draw, each, repeated_texts, seal_faults
 from .contents import Contents, object_limit
 from .deciding import read_decision
 from .faults import Fault, FaultKind, VerifyReport
@@ -28,8 +28,8 @@ from .layout import CATALOG_KEY, METADATA_NAME, STORE_KEY, RunKeys
 from .metadata import METADATA_BYTES, STATIC_KEY
 from .notes import nonfinite_rows
 from .partial import coverage_of, has_key, pulled_key, read_pulled, sealed_root_key, shown_root
-from .statics import Statics, read_statics
 from .store import Store
+from .stored_coordinates import Statics, read_statics
 
 __all__ = ["Fault", "VerifyReport", "verify_run"]
 
@@ -54,7 +54,7 @@ def verify_run(
     Parameters
     ----------
     store, run_id
-        The run.
+        The run, or one of the parts that were appended to it (see ``part_names``).
     layers
         Of the activations only these layers (block indices of the model).
     sample
@@ -100,6 +100,7 @@ class _Verification:
         plan = self.plan
         chosen = _known_layers(plan, layers)
         self._check_manifest()
+        self.faults += continuation_faults(self.store, plan)
         self._check_store()
         seal, is_sealed = self._read_seal()
         commits = self._read_commits()
@@ -139,6 +140,7 @@ class _Verification:
         texts = self._check_corpus()
         if contents is not None:
             self.faults += contents.coordinate_faults(texts)
+            self.faults += repeated_texts(self.store, plan, statics.documents)
         self._check_catalog(seal, is_sealed=is_sealed)
         return VerifyReport(
             run=plan.run,

@@ -17,15 +17,14 @@ from ..schemas import (
     EnvironmentInfo,
     InvalidInputError,
     ObjectInfo,
-    RunManifest,
     RunPlan,
     Seal,
 )
 from .block_writer import BlockWriter
-from .claims import OBJECT_BYTES, claim_run, means_the_same
 from .clock import now
 from .commits import object_info
 from .deciding import create_or_read
+from .input_checks import check_plan, static_arrays
 from .layout import (
     METADATA_NAME,
     StaticArray,
@@ -35,8 +34,8 @@ from .layout import (
     static_metadata,
     to_bytes,
 )
+from .run_claim import OBJECT_BYTES, claim_run, means_the_same, new_manifest
 from .sealing import seal_run
-from .static import check_plan, static_arrays
 
 if TYPE_CHECKING:
     from .store import Store
@@ -97,27 +96,11 @@ class RunWriter:
         store.backend.clean(writer._keys.folder)
         writer._write_static(arrays, is_new=is_new)
         if store.backend.size(writer._keys.manifest) is None:
-            manifest = writer._manifest()
+            manifest = new_manifest(
+                plan, plan_id=plan_id, created_at=now(), environment=environment
+            )
             create_or_read(store, writer._keys.manifest, manifest.to_json().encode())
         return writer
-
-    def _manifest(self) -> RunManifest:
-        plan = self.plan
-        return RunManifest(
-            run=plan.run,
-            plan_id=self.plan_id,
-            corpus=plan.corpus,
-            model=plan.model,
-            tokenizer=plan.tokenizer,
-            capture=plan.capture,
-            n_texts=plan.n_texts,
-            n_tokens=plan.n_tokens,
-            n_layers=len(plan.layers),
-            hidden_size=plan.model.hidden_size,
-            seed=plan.seed,
-            created_at=now(),
-            environment=self.environment,
-        )
 
     def _write_static(self, arrays: list[StaticArray], *, is_new: bool) -> None:
         """Write metadata and coordinates that are not there; check those that are."""
@@ -198,7 +181,8 @@ class RunWriter:
         arrays
             The block's rows of every array of the plan, dims (row, layer, hidden) or
             (row, layer), float32. The rows of a (token, token_layer, hidden) array are the
-            tokens of the block's texts one after another, without padding.
+            tokens of the block's texts one after another, without padding; such arrays are left
+            out where :meth:`add_tokens` brought the tokens.
         notes
             Plain JSON for the commit record.
 
@@ -219,6 +203,44 @@ class RunWriter:
         self._check_block(block, arrays)
         return self._blocks.write(block, arrays, notes=_plain_notes(notes or {}, block=block))
 
+    def add_tokens(
+        self, block: int, start: int, arrays: Mapping[str, np.ndarray[Any, Any]]
+    ) -> None:
+        """Add tokens of a block to its token arrays, so that it need not be in memory whole.
+
+        A chunk is encoded and stored as soon as its last token has come, and this call waits
+        where storing cannot keep up: memory holds the chunks that are begun and two that are
+        full. Add tokens nearly in row order to begin few at a time. The block is claimed with
+        its first tokens; when all were added, ``write_block`` with the other arrays commits it,
+        and ``close`` gives it up. Of a block that somebody else has committed nothing is kept.
+
+        Parameters
+        ----------
+        block
+            Its index.
+        start
+            Where in the block's tokens these begin: 0 is the first token of its first text.
+        arrays
+            Consecutive tokens of every token array of the plan, dims (token, token_layer,
+            hidden), float32. They are copied.
+
+        Raises
+        ------
+        InvalidInputError
+            If arrays, shapes or types are not the plan's, a token is none of the block or was
+            added before, or values are not exactly of the 16-bit type that they are stored as.
+            The block is given up.
+        BlockClaimedError, StorageError
+            As :meth:`write_block`; the block is given up.
+        """
+        axis = self.plan.token_axis
+        if axis is None or not 0 <= block < self.plan.n_blocks:
+            n_blocks = self.plan.n_blocks
+            msg = f"run {self.plan.run!r} has {n_blocks} blocks"
+            msg += f", got {block}" if axis else " without token arrays"
+            raise InvalidInputError(msg)
+        self._blocks.add_tokens(block, start, arrays, axis=axis)
+
     def claim_block(self, block: int) -> bool:
         """Claim a block before work on it is begun; return False where it is committed already.
 
@@ -234,6 +256,7 @@ class RunWriter:
 
     def close(self) -> None:
         """Free the blocks that were claimed and not written; claims are no longer renewed."""
+        self._blocks.give_up_all()
         self._blocks.claims.release_all()
 
     def _check_block(self, block: int, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -241,7 +264,8 @@ class RunWriter:
         if not 0 <= block < self.plan.n_blocks:
             msg = f"{run} has blocks 0 to {self.plan.n_blocks - 1}, got {block}"
             raise InvalidInputError(msg)
-        expected = {spec.name: spec for spec in self.plan.arrays}
+        has_tokens = self._blocks.has_tokens(block)
+        expected = {s.name: s for s in self.plan.arrays if not (s.is_tokens and has_tokens)}
         if set(arrays) != set(expected):
             msg = f"{run}, block {block}: expected arrays {sorted(expected)}, got {sorted(arrays)}"
             raise InvalidInputError(msg)

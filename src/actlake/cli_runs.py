@@ -69,6 +69,9 @@ _out_option = click.option(
 )
 @click.option("--attn", "attn_implementation", help="eager, sdpa, flash_attention_2.")
 @click.option("--arms", nargs=2, help="The corpus's own names of its positive and negative arm.")
+@click.option(
+    "--append", "is_append", is_flag=True, help="Add the texts that RUN does not have yet to it."
+)
 @click.option("--worker", help="Such as 1/4: every fourth block; auto asks torchrun or Slurm.")
 @click.option(
     "--shard-plan",
@@ -97,6 +100,7 @@ def extract(
     arms: tuple[str, str] | None,
     worker: str | None,
     shard_plan: int | None,
+    is_append: bool,
     dry_run: bool,
     probe: float | None,
     price: float | None,
@@ -105,26 +109,42 @@ def extract(
 ) -> None:
     """Run MODEL over a corpus once and store its activations; resume if begun.
 
-    MODEL is a hub id, a folder, or bundled:NAME.
+    MODEL is a hub id, a folder, or bundled:NAME. With --append a grown corpus adds its new texts
+    to a run, with the run's own settings; nothing that is stored is touched.
 
     \b
     Example: actlake extract microsoft/Phi-3-mini-4k-instruct --corpus pairs.jsonl \\
                  --store s3://bucket/store
     """
-    from .extract import Worker, estimate_run, extract_run, plan_extraction
+    from .extract import (
+        Worker,
+        append_texts,
+        estimate_run,
+        extract_run,
+        plan_extraction,
+        settings_of,
+    )
     from .schemas import StudyCorpus, StudyModel
     from .stages import load_corpus
-    from .store import create_store
+    from .store import create_store, new_texts, open_store, plan_append
     from .study import run_name
 
     share = None
     if worker is not None:
         share = Worker.from_environment() if worker == "auto" else Worker.parse(worker)
-    capture, execution = extract_specs(options)
     named = {"positive": arms[0], "negative": arms[1]} if arms else {}
     info, texts = load_corpus(StudyCorpus.parse({"source": corpus, "arms": named}))
     name = run or run_name(StudyModel(model=model))
+    base = settings_of(open_store(store_url).read_plan(name)) if is_append else None
+    capture, execution = extract_specs(options, base=base)
     if dry_run or shard_plan:
+        if is_append:
+            found = open_store(store_url)
+            texts = new_texts(found, plan_append(found, name), texts)
+            if not texts:
+                nothing = {"run": name, "texts": 0}
+                emit(nothing, as_json=as_json, show=lambda: print_facts(nothing))
+                return
         prepared = plan_extraction(
             texts,
             model=model,
@@ -148,7 +168,7 @@ def extract(
         return
     store = create_store(store_url)
     try:
-        done = extract_run(
+        done = (append_texts if is_append else extract_run)(
             store,
             texts,
             info,
@@ -182,10 +202,12 @@ def extract(
 
 def _say_interrupted(store: Store, run: str) -> None:
     """Say what of an interrupted run is there, and how to go on."""
+    from .store import run_progress
+
     committed = "nothing was committed yet"
     if run in store.run_ids():
-        n_done, plan = len(store.committed_blocks(run)), store.read_plan(run)
-        committed = f"{n_done} of {plan.n_blocks} blocks are committed and stay"
+        now = run_progress(store, run)
+        committed = f"{now.blocks_committed} of {now.blocks} blocks are committed and stay"
     say(f"{run}: interrupted; {committed}. The same command again goes on from there")
 
 

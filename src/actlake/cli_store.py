@@ -29,7 +29,7 @@ def store() -> None:
 @click.argument("url")
 @json_option
 def store_ls(url: str, as_json: bool) -> None:  # noqa: FBT001
-    """List the runs of a store.
+    """List the runs of a store, and what was appended to them.
 
     \b
     Example: actlake store ls s3://bucket/store
@@ -37,8 +37,16 @@ def store_ls(url: str, as_json: bool) -> None:  # noqa: FBT001
     from .store import open_store
 
     found = open_store(url)
-    rows = [_describe_run(found, run) for run in found.run_ids()]
+    rows = [_describe_run(found, part) for run in found.run_ids() for part in _parts(found, run)]
     emit(rows, as_json=as_json, show=lambda: print_table(rows))
+
+
+def _parts(found: Store, run: str) -> list[str]:
+    """Return a run and what was appended to it, but for a part that is only about to be."""
+    from .store import part_names
+
+    names = part_names(found, run)
+    return names[:1] + [n for n in names[1:] if found.backend.size(found.keys(n).manifest)]
 
 
 def _describe_run(found: Store, run: str) -> dict[str, Any]:
@@ -73,12 +81,15 @@ def store_info(url: str, run: str, as_json: bool) -> None:  # noqa: FBT001
     found = open_store(url)
     manifest, seal = found.read_manifest(run), found.read_seal(run)
     commits = found.read_commits(run)
+    notes = [summarise_notes(found.read_commits(part)) for part in _parts(found, run)]
     value: dict[str, Any] = {
         **manifest.to_dict(),
         "arrays": {a.name: list(a.shape) for a in found.read_plan(run).arrays},
         "blocks_committed": len(commits),
         "blocks": found.read_plan(run).n_blocks,
-        **asdict(summarise_notes(commits)),
+        "nonfinite_texts": sum(part.nonfinite_texts for part in notes),
+        "halved_batches": sum(part.halved_batches for part in notes),
+        "appended": _parts(found, run)[1:],
         "sealed": seal is not None,
         "partial_copy": found.read_pulled(run) is not None,
         "data_digest": seal.data_digest if seal else None,
@@ -118,6 +129,8 @@ def store_verify(
 ) -> None:
     """Check every byte of RUN, or of all runs, against what was committed and sealed.
 
+    What was appended to a run (RUN~1, RUN~2, ...) is checked with it, a report each.
+
     \b
     Example: actlake store verify s3://bucket/store llama-3-8b --sample 0.1
     """
@@ -126,7 +139,10 @@ def store_verify(
     found = open_store(url)
     reports = [
         verify_run(found, name, layers=layers or None, sample=sample, full=full, seed=seed)
-        for name in ([run] if run else found.run_ids())
+        for of_run in ([run] if run else found.run_ids())
+        for name in (
+            _parts(found, of_run) if found.backend.size(found.keys(of_run).plan) else [of_run]
+        )
     ]
     values = [
         {
@@ -146,7 +162,7 @@ def store_verify(
             for fault in report.faults:
                 click.echo(f"  {_describe_fault(fault)}")
 
-    emit(values[0] if run else values, as_json=as_json, show=show)
+    emit(values[0] if run and len(values) == 1 else values, as_json=as_json, show=show)
     if not all(report.ok for report in reports):
         sys.exit(1)
 
@@ -168,7 +184,8 @@ def store_repair(url: str, run: str, *, is_applied: bool, full: bool, as_json: b
     """Say which texts of RUN must be extracted again, and by which command.
 
     With --apply, what can be made again from what is good is written, and what stands in the
-    way of extracting the rest again is removed; objects of good blocks stay as they are.
+    way of extracting the rest again is removed; objects of good blocks stay as they are. What
+    was appended to a run is repaired by its own name, such as RUN~1.
 
     \b
     Example: actlake store repair s3://bucket/store llama-3-8b --apply

@@ -61,8 +61,13 @@ def print_facts(facts: dict[str, Any]) -> None:
         click.echo(f"{name.ljust(width)}  {shown}")
 
 
-def extract_specs(options: dict[str, Any]) -> tuple[CaptureSpec, ExtractSpec]:
-    """Return the capture and execution specs of the extract command's options."""
+def extract_specs(
+    options: dict[str, Any], *, base: tuple[CaptureSpec, ExtractSpec] | None = None
+) -> tuple[CaptureSpec, ExtractSpec]:
+    """Return the capture and execution specs of the extract command's options.
+
+    What is not given is as in ``base``, or the default.
+    """
     from .schemas import CaptureSpec, ExtractSpec
 
     given = {name: value for name, value in options.items() if value not in (None, False)}
@@ -81,8 +86,10 @@ def extract_specs(options: dict[str, Any]) -> tuple[CaptureSpec, ExtractSpec]:
         raise InvalidInputError(msg)
     if str(given.get("chunk_size", "")).isdigit():
         given["chunk_size"] = int(given["chunk_size"])
-    capture = {k: v for k, v in given.items() if k in CaptureSpec.model_fields}
-    execution = {k: v for k, v in given.items() if k in ExtractSpec.model_fields}
+    capture = {} if base is None else base[0].model_dump()
+    execution = {} if base is None else base[1].model_dump()
+    capture |= {k: v for k, v in given.items() if k in CaptureSpec.model_fields}
+    execution |= {k: v for k, v in given.items() if k in ExtractSpec.model_fields}
     return (
         CaptureSpec.parse(capture, where="options"),
         ExtractSpec.parse(execution, where="options"),

@@ -128,11 +128,13 @@ def _pulled_key(store: Store, run: str) -> dict[str, Any]:
 
 
 def _content_digest(store: Store, run: str) -> str:
-    seal = store.read_seal(run)
-    if seal is None:
+    from .store import content_digest
+
+    digest = content_digest(store, run)
+    if digest is None:
         msg = f"run {run!r} is not sealed: extract it to the end before it is analysed"
         raise IncompleteError(msg)
-    return seal.data_digest
+    return digest
 
 
 def probe_stage(
@@ -147,14 +149,13 @@ def probe_stage(
 ) -> bool:
     """Probe a run and keep the tables and directions; returns whether it was done now."""
     from .analyze import probe_run, save_probe_result
-    from .store import open_run
+    from .store import open_run, read_texts
 
     key = _stage_key(_content_digest(store, run), probe=probe, random=random, bow=bow)
     key |= _pulled_key(store, run)
 
     def make(folder: Path) -> None:
-        manifest = store.read_manifest(run)
-        _, texts = store.read_corpus(manifest.corpus)
+        _, texts = read_texts(store, run)
         result = probe_run(
             open_run(store, run, pulled_only=True, chunks="job"),
             texts,
@@ -171,13 +172,17 @@ def probe_stage(
 
 def _provenance(store: Store, run: str) -> dict[str, Any]:
     """Return the manifest of a run with the digests and sizes of its seal."""
+    from .store import sealed_parts
+
     manifest, seal = store.read_manifest(run), store.read_seal(run)
     digests = {} if seal is None else seal.model_dump(mode="json", exclude={"objects"})
     info, _ = store.read_corpus(manifest.corpus)
+    appended = [store.read_manifest(part).to_dict() for part in sealed_parts(store, run)[1:]]
     return {
         **manifest.to_dict(),
         "seal": digests,
         **_pulled_key(store, run),
+        **({"appended": appended} if appended else {}),
         "store": store.url,
         "corpus_digest": info.texts_digest,
         "arms": info.arms.model_dump(),
@@ -234,11 +239,11 @@ def steer_stage(
         from .extract import load_model
         from .schemas import norm_name
         from .steer import choose_pairs, sweep_direction
-        from .store import open_run
+        from .store import corpus_digest, open_run, read_texts
 
         probe = load_probe_result(results.stage(run, "probe"))
         manifest = store.read_manifest(run)
-        _, texts = store.read_corpus(manifest.corpus)
+        _, texts = read_texts(store, run)
         pairs = pair_texts(texts)
         loaded = load_model(
             model,
@@ -275,7 +280,7 @@ def steer_stage(
             tuned=tuned,
             code_version=__version__,
             store_url=store.url,
-            dataset_digest=store.read_plan(run).corpus_digest,
+            dataset_digest=corpus_digest(store, run),
             template_digest=manifest.tokenizer.chat_template_digest,
             dtype=loaded.info.dtype,
         )

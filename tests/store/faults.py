@@ -7,6 +7,7 @@ and a reader looks. A schedule is a number: the same number fails the same way.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
@@ -192,12 +193,14 @@ class World:
     is promised, each with its own requests delivered before the next one begins.
     """
 
-    def __init__(self, seed: int, storage, *, honest: bool = True, rate: float = 0.04) -> None:
+    def __init__(
+        self, seed: int, storage, *, honest: bool = True, rate: float = 0.04, tokens: bool = False
+    ) -> None:
         self.rng = random.Random(seed)
         self.storage = storage
         self.honest = honest
         self.rate = rate
-        self.plan = race_plan(n_blocks=3, rows=2)
+        self.plan = race_plan(n_blocks=3, rows=2, tokens=tokens)
         self.late: list[Callable[[], object]] = []
         self.writers: list[tuple[RunWriter, FaultyBackend, int]] = []
         self.n_started = 0
@@ -284,7 +287,7 @@ class World:
     def values_of(self, stored: bytes) -> set[float]:
         if stored not in self._decoded:
             found = decode_chunk(stored, dtype="float32", max_bytes=2**20)
-            self._decoded[stored] = set(np.asarray(found).ravel().tolist())
+            self._decoded[stored] = set(found[~np.isnan(found)].tolist())  # NaN is padding
         return self._decoded[stored]
 
     def look(self) -> None:
@@ -319,7 +322,7 @@ class World:
         block = self.rng.choice(open_blocks[:1] * 3 + list(range(self.plan.n_blocks)))
         action = self.rng.choice(["write", "write", "write", "write", "seal", "claim", "close"])
         work = {
-            "write": lambda: writer.write_block(block, writer_values(self.plan, block, number)),
+            "write": lambda: self.write(writer, block, number),
             "claim": lambda: writer.claim_block(block),
             "close": writer.close,
             "seal": writer.seal,
@@ -328,6 +331,24 @@ class World:
         if backend.is_dead:
             self.bury(writer)
         return None
+
+    def write(self, writer, block: int, number: int) -> None:
+        """Write a block, its tokens mostly piece by piece; one thread at a time has a block."""
+        if writer._blocks.has_tokens(block):
+            return
+        values = writer_values(self.plan, block, number)
+        axis = self.plan.token_axis
+        if axis is not None and self.rng.random() < 0.7:
+            tokens = {s.name: values.pop(s.name) for s in self.plan.arrays if s.is_tokens}
+            n_tokens = axis.token_edges[block + 1] - axis.token_edges[block]
+            cut = self.rng.randrange(n_tokens + 1)
+            writer.add_tokens(block, cut, {name: v[cut:] for name, v in tokens.items()})
+            if not writer._blocks.has_tokens(block):
+                return  # it was closed meanwhile
+            writer.add_tokens(block, 0, {name: v[:cut] for name, v in tokens.items()})
+            if not writer._blocks.has_tokens(block):
+                return
+        writer.write_block(block, values)
 
     def attempt(self, work: Callable[[], object]) -> None:
         try:
@@ -347,7 +368,7 @@ class World:
 
     def run(self, *, n_steps: int = 14) -> None:
         self._is_over = block_claims.BlockClaims._is_over
-        modules = ("writer", "block_writer", "deciding", "store")
+        modules = ("writer", "block_writer", "deciding", "store", "token_stream")
         claims = block_claims.BlockClaims
         patches: list[Any] = [
             mock.patch(f"actlake.store.{name}.ThreadPoolExecutor", SerialExecutor)
@@ -388,23 +409,21 @@ class World:
         report = verify_run(store, "race")
         assert report.ok, report.faults
         assert set(authors(store, self.plan)) == set(range(self.plan.n_blocks))
-        assert [info.key for info in seal.objects] == undisturbed_keys(self.plan)
+        expected = undisturbed_keys(tokens=self.plan.token_axis is not None)
+        assert [info.key for info in seal.objects] == expected
         folder = "runs/race/data.zarr/"
         there = [k.removeprefix(folder) for k, _ in self.storage.walk("runs/race/data.zarr")]
-        assert sorted(there) == undisturbed_keys(self.plan)
+        assert sorted(there) == expected
 
 
-def undisturbed_keys(plan) -> list[str]:
+@functools.cache
+def undisturbed_keys(*, tokens: bool) -> list[str]:
     """Return the manifest's keys of the same run without any fault."""
-    if not _UNDISTURBED:
-        info = StoreInfo(created_at="2026", created_by="test", create_only=True)
-        backend = MemoryBackend()
-        store = Store(backend.location, backend=backend, info=info)
-        writer = write_run(store, plan, blocks=[], seal=False)
-        for block in range(plan.n_blocks):
-            writer.write_block(block, writer_values(plan, block, 0))
-        _UNDISTURBED.extend(sorted(info.key for info in writer.seal().objects))
-    return _UNDISTURBED
-
-
-_UNDISTURBED: list[str] = []
+    plan = race_plan(n_blocks=3, rows=2, tokens=tokens)
+    info = StoreInfo(created_at="2026", created_by="test", create_only=True)
+    backend = MemoryBackend()
+    store = Store(backend.location, backend=backend, info=info)
+    writer = write_run(store, plan, blocks=[], seal=False)
+    for block in range(plan.n_blocks):
+        writer.write_block(block, writer_values(plan, block, 0))
+    return sorted(info.key for info in writer.seal().objects)

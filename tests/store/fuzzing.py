@@ -18,8 +18,16 @@ import google_crc32c
 import numpy as np
 
 from actlake.schemas import ActlakeError
-from actlake.store import apply_repair, open_run, plan_repair, verify_run
+from actlake.store import (
+    apply_repair,
+    open_run,
+    plan_append,
+    plan_repair,
+    read_texts,
+    verify_run,
+)
 from actlake.store.catalog import read_catalog
+from tests.store.appends import added_plan, append
 from tests.store.forging import signed
 from tests.store.memory import memory_store
 from tests.store.samples import ENVIRONMENT, make_tokens
@@ -43,17 +51,26 @@ RAW = [
 
 
 class Fuzzer:
-    """Damages a small store, uses it in every way, and counts what happened."""
+    """Damages a small store, uses it in every way, and counts what happened.
 
-    def __init__(self, seed: int) -> None:
+    With ``grown`` the run has token arrays, and texts were appended to it.
+    """
+
+    def __init__(self, seed: int, *, grown: bool = False) -> None:
         self.rng = np.random.default_rng(seed)
+        self.names = ["tiny", "tiny~1"] if grown else ["tiny"]
         self.stores = {}
         for sealed in (True, False):
             store = memory_store()
             blocks = None if sealed else [0, 1]
+            shape = {"n_layers": 2, "hidden": 4}
             plan = fill_store(
-                store, seal=sealed, blocks=blocks, fields=FIELDS, n_texts=6, n_layers=2, hidden=4
-            )
+                store, seal=sealed, blocks=blocks, fields=FIELDS, n_texts=6, tokens=grown,
+                token_layers=(2,), **shape,
+            )  # fmt: skip
+            if grown:
+                added = added_plan(6, 3, tokens=True, token_layers=(2,), **shape)
+                append(store, added, 6, seal=sealed)
             self.stores[sealed] = store, plan, dict(store.backend.objects)
         self.sites: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
@@ -215,14 +232,21 @@ class Fuzzer:
             "open" if partial else "whole",
             lambda: _read(open_run(store, "tiny", allow_partial=partial, chunks=None)),
         )
-        report = self.attempt("verify", lambda: verify_run(store, "tiny", full=True))
+        for name in self.names:
+            self.mend(store, name)
+        self.attempt("resume", lambda: self.resume(store, plan))
+        if len(self.names) > 1:
+            self.attempt("texts", lambda: read_texts(store, "tiny"))
+            self.attempt("append", lambda: plan_append(store, "tiny"))
+
+    def mend(self, store, name: str) -> None:
+        report = self.attempt("verify", lambda: verify_run(store, name, full=True))
         if report is not None:
             kinds = {fault.kind for fault in report.faults} or {"none"}
             self.outcomes.update(f"fault {kind}" for kind in kinds)
-            repair = self.attempt("plan", lambda: plan_repair(store, "tiny", report=report))
+            repair = self.attempt("plan", lambda: plan_repair(store, name, report=report))
             if repair is not None:
                 self.attempt("apply", lambda: apply_repair(store, repair))
-        self.attempt("resume", lambda: self.resume(store, plan))
 
     def resume(self, store, plan) -> None:
         writer = store.create_run(

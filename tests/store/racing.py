@@ -12,23 +12,29 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 
 from actlake.store import BlockClaimedError, create_store, open_run
-from tests.store.samples import make_plan, write_run
+from tests.store.samples import make_plan, with_tokens, write_run
 
 STEP = 100
 
 
-def race_plan(*, n_blocks: int = 6, rows: int = 2):
-    return make_plan("race", n_texts=n_blocks * rows, rows=rows, n_layers=3, hidden=8)
+def race_plan(*, n_blocks: int = 6, rows: int = 2, tokens: bool = False):
+    plan = make_plan("race", n_texts=n_blocks * rows, rows=rows, n_layers=3, hidden=8)
+    return with_tokens(plan, rows=4) if tokens else plan
+
+
+def _rows(plan, spec, block: int) -> slice:
+    found: slice = plan.token_axis.tokens(block) if spec.is_tokens else plan.block_rows(block)
+    return found
 
 
 def writer_values(plan, block: int, writer: int) -> dict[str, np.ndarray]:
     """Return a block whose every value says who wrote it and where it belongs."""
-    rows = plan.block_rows(block)
-    shape = (rows.stop - rows.start,)
-    return {
-        spec.name: np.full((*shape, *spec.shape[1:]), writer * STEP + block, dtype=np.float32)
-        for spec in plan.arrays
-    }
+    values = {}
+    for spec in plan.arrays:
+        rows = _rows(plan, spec, block)
+        shape = (rows.stop - rows.start, *spec.shape[1:])
+        values[spec.name] = np.full(shape, writer * STEP + block, dtype=np.float32)
+    return values
 
 
 def authors(store, plan) -> dict[int, int]:
@@ -38,7 +44,8 @@ def authors(store, plan) -> dict[int, int]:
     found = {}
     for block in range(plan.n_blocks):
         rows = plan.block_rows(block)
-        values = np.concatenate([ds[spec.name].values[rows].ravel() for spec in plan.arrays])
+        parts = [ds[spec.name].values[_rows(plan, spec, block)].ravel() for spec in plan.arrays]
+        values = np.concatenate(parts)
         assert len(set(seen[rows])) == 1
         if not seen[rows][0]:
             assert np.isnan(values).all(), f"block {block} shows what is not committed"

@@ -47,10 +47,18 @@ def small_coords(plan, fields=FIELDS):
 
 
 def fill_store(
-    store, *, blocks=None, seal: bool = True, fields=FIELDS, tokens: bool = False, **options
+    store,
+    *,
+    blocks=None,
+    seal: bool = True,
+    fields=FIELDS,
+    tokens: bool = False,
+    token_layers=(2, 4),
+    **options,
 ):
     """Write the corpus and a run of it; return the plan."""
-    plan = with_tokens(make_plan(**options)) if tokens else make_plan(**options)
+    plan = make_plan(**options)
+    plan = with_tokens(plan, layers=token_layers) if tokens else plan
     texts = make_texts(plan.n_texts)
     plan = plan.model_copy(update={"corpus_digest": texts_digest(texts)})
     store.write_corpus(corpus_info(texts), texts)

@@ -12,8 +12,8 @@ from tests.store.faults import AFTER, BEFORE, MemoryBackend, World
 N_SLOW = int(os.environ.get("ACTLAKE_FAULT_SCHEDULES", "600"))
 
 
-def run(seed, storage, *, honest=True, rate=0.06):
-    world = World(seed, storage, honest=honest, rate=rate)
+def run(seed, storage, *, honest=True, rate=0.06, tokens=False):
+    world = World(seed, storage, honest=honest, rate=rate, tokens=tokens)
     try:
         world.run()
     except BaseException as err:
@@ -40,6 +40,13 @@ def test_schedules_of_faults_over_memory():
 def test_schedules_of_faults_over_a_folder(tmp_path):
     for seed in range(1000, 1002):
         run(seed, local(tmp_path, seed))
+
+
+def test_schedules_of_faults_with_tokens_that_come_piece_by_piece(tmp_path):
+    for seed in range(3000, 3006):
+        run(seed, MemoryBackend(), tokens=True)
+    run(3006, local(tmp_path, 3006), tokens=True)
+    run(3007, MemoryBackend(), honest=False, tokens=True)
 
 
 def test_schedules_of_faults_over_a_server_without_create_only():
@@ -73,6 +80,7 @@ def test_many_schedules_of_faults(tmp_path):
         if seed % 6 == 0:
             counts += run(seed, local(tmp_path, seed))
         else:
-            counts += run(seed, MemoryBackend(), honest=seed % 6 != 1)
+            tokens = seed % 6 in {2, 5}
+            counts += run(seed, MemoryBackend(), honest=seed % 6 != 1, tokens=tokens)
     print(N_SLOW, "schedules:", dict(counts))
     assert all(counts[fault] for fault in (*BEFORE, *AFTER)), counts

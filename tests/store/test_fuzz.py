@@ -6,6 +6,7 @@ from tests.store.fuzzing import Fuzzer
 from tests.store.measuring import bounded_memory
 
 QUICK_CASES = 200
+QUICK_GROWN_CASES = 60
 SLOW_CASES = 550  # times 20 seeds
 # Where errors were raised: behind the digests, and in every part of the store.
 DEEP = {
@@ -31,6 +32,25 @@ def test_damaged_stores_are_refused_and_the_damage_reaches_deep():
     with bounded_memory():
         fuzzer.run(QUICK_CASES)
     assert_deep(fuzzer, n_sites=30)
+
+
+def test_damaged_stores_with_tokens_and_appended_texts_are_refused():
+    fuzzer = Fuzzer(100, grown=True)
+    with bounded_memory():
+        fuzzer.run(QUICK_GROWN_CASES)
+    assert not (WORKED | {"append worked", "append refused"}) - set(fuzzer.outcomes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(101, 106))
+def test_many_damaged_stores_with_tokens_and_appended_texts_are_refused(seed):
+    fuzzer = Fuzzer(seed, grown=True)
+    with bounded_memory():
+        fuzzer.run(SLOW_CASES)
+    assert {"check_part", "_axis_fits", "check_bounds"} & {
+        site.rpartition(" ")[2] for site in fuzzer.sites
+    }
+    assert not (WORKED | FOUND) - set(fuzzer.outcomes), fuzzer.outcomes
 
 
 @pytest.mark.slow

@@ -14,16 +14,18 @@ import pytest
 
 from actlake.schemas import NotFoundError
 from actlake.store import create_store, open_run, verify_run
-from tests.store.samples import make_values, write_run
+from tests.store.appends import added_plan, joined_values
+from tests.store.samples import make_plan, make_values, write_run
 from tests.store.slow_writer import kill_plan
+from tests.store.small import fill_store
 
 SCRIPT = Path(__file__).with_name("slow_writer.py")
 N_BLOCKS = 30
 KILLED_AFTER = (0, 3, 1, 6, 0)  # blocks more than the last time
 
 
-def start(url, options):
-    command = [sys.executable, str(SCRIPT), url, json.dumps(options), str(N_BLOCKS)]
+def start(url, options, *, n_blocks=N_BLOCKS, mode=()):
+    command = [sys.executable, str(SCRIPT), url, json.dumps(options), str(n_blocks), *mode]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     return process
@@ -91,3 +93,29 @@ def test_killed_writers_converge(place):
     assert names == {key for key, _ in whole.backend.walk("runs")}
     assert verify_run(store, "killed").ok
     assert look(store, plan, values) == N_BLOCKS
+
+
+@pytest.mark.parametrize("place", ["local", "rclone"], indirect=True)
+def test_killed_appends_leave_the_run_as_it_was_and_converge(place):
+    url, options = place
+    store = create_store(url, storage_options=options)
+    fill_store(store)
+    digest = store.read_seal("tiny").tree_digest
+    old = make_values(make_plan())
+    for n_blocks in (0, 2, 1):
+        process = start(url, options, n_blocks=9, mode=["append"])
+        kill_after(process, n_blocks, seconds=0.003)
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+        run = open_run(store, "tiny", chunks=None)
+        for name, values in old.items():
+            np.testing.assert_array_equal(run[name].values, values)
+    assert 0 < len(store.committed_blocks("tiny~1")) < 9
+    out, err = start(url, options, n_blocks=9, mode=["append"]).communicate(timeout=60)
+    assert "sealed" in out, err
+    run = open_run(store, "tiny")
+    for name, values in joined_values(make_plan(), added_plan(n=9, rows=1)).items():
+        np.testing.assert_array_equal(run[name].values, values)
+    assert store.read_seal("tiny").tree_digest == digest
+    assert all(verify_run(store, name, full=True).ok for name in ("tiny", "tiny~1"))

@@ -12,6 +12,7 @@ from actlake.schemas import (
     NotFoundError,
 )
 from actlake.store import create_store, open_run, open_store, verify_run
+from actlake.store.block_writer import Progress
 from actlake.store.blocks import block_keys
 from actlake.store.local import _host
 from tests.store.samples import (
@@ -115,7 +116,7 @@ def test_an_unfinished_run_is_not_opened_and_a_partial_view_masks_it(any_store):
     with pytest.raises(IncompleteError, match="6 of 10 rows"):
         open_run(any_store, "tiny")
     # The objects of an uncommitted block lie there, as a killed writer leaves them.
-    writer._blocks._store_objects(0, block_values(plan, 0), staged_in="0-0", staged=[], created=[])
+    writer._blocks._store_objects(0, block_values(plan, 0), Progress("0-0"))
     ds = open_run(any_store, "tiny", allow_partial=True)
     assert ds["committed"].values.tolist() == [4 <= i < 8 for i in range(10)]
     assert ds.attrs["content_digest"] == "unsealed"

@@ -13,6 +13,7 @@ import pytest
 
 from actlake.schemas import BlockClaim, CorruptError
 from actlake.store import BlockClaimedError, block_claims, create_store, verify_run
+from actlake.store.block_writer import Progress
 from tests.store.racing import authors, race_plan, writer_values
 from tests.store.samples import write_run
 
@@ -153,7 +154,7 @@ def test_a_writer_killed_between_decision_and_commit_is_finished_without_its_val
 ):
     plan, store, (dead, heir) = writers_of(place, 2)
     leftover = writer_values(plan, 0, 3)
-    dead._blocks._store_objects(0, leftover, staged_in="0-0", staged=[], created=[])
+    dead._blocks._store_objects(0, leftover, Progress("0-0"))
 
     class Killed(BaseException):
         pass
@@ -247,7 +248,9 @@ def test_a_server_without_create_only_finds_a_mixed_block_at_once(s3_server):
     store_objects = ours._blocks._store_objects
 
     def store_after_the_rival(*args, **kwargs):
-        rival._blocks._write_claimed(0, writer_values(plan, 0, 2), notes={}, created=[])
+        rival._blocks._write_claimed(
+            0, writer_values(plan, 0, 2), notes={}, progress=Progress("0-0")
+        )
         return store_objects(*args, **kwargs)
 
     ours._blocks._store_objects = store_after_the_rival
@@ -291,7 +294,7 @@ def test_a_worker_whose_values_differ_each_time_resumes_after_a_kill(place, monk
     plan, store, (dead, heir) = writers_of(place, 2)
     for block in range(plan.n_blocks):
         values = writer_values(plan, block, 9)
-        dead._blocks._store_objects(block, values, staged_in=f"{block}-0", staged=[], created=[])
+        dead._blocks._store_objects(block, values, Progress(f"{block}-0"))
     assert authors(store, plan) == {}
     for block in heir.pending_blocks():
         heir.write_block(block, writer_values(plan, block, 1))

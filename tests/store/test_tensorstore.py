@@ -13,6 +13,7 @@ import pytest
 import tensorstore as ts
 
 from actlake.store import create_store
+from tests.store.appends import added_plan, append, joined_values
 from tests.store.forging import flip
 from tests.store.samples import make_plan, make_tokens, make_values, with_tokens, write_run
 from tests.store.small import fill_store, make_texts
@@ -163,6 +164,31 @@ def test_tokens_are_read_by_the_document(tmp_path):
     start, stop = axis["token_edges"][1:3]
     block = array[first : first + stop - start].read().result()
     np.testing.assert_array_equal(block, expected[start:stop])
+
+
+def test_appended_texts_are_read_by_the_document(tmp_path):
+    store = create_store(tmp_path / "store")
+    fill_store(store)
+    append(store)
+    append(store, added_plan(16, 2), 16)
+    append(store, added_plan(18, 1), 18, seal=False)
+    run = Path(store.url) / "runs" / "tiny"
+    parts, before = [run], run
+    while (part := run / "appended" / str(len(parts)) / "seal.json").exists():
+        plan = json.loads((part.parent / "plan.json").read_bytes())
+        assert plan["run"] == f"tiny~{len(parts)}"
+        plan_id = "sha256:" + sha256((before / "plan.json").read_bytes())
+        assert plan["continues"] == {"plan_id": plan_id, "run": "tiny"}
+        parts.append(before := part.parent)
+    assert len(parts) == 3  # the last one is not sealed yet
+    for part in parts:
+        check_seal(part)
+    name = "resid_post_mean_response"
+    found = np.concatenate([open_array(part, name)[...].read().result() for part in parts])
+    expected = joined_values(make_plan(), added_plan(), added_plan(16, 2))[name]
+    np.testing.assert_array_equal(found, expected)
+    texts = [text for part in parts for text in strings(part, "text")]
+    assert texts == [text.id for text in make_texts(18)]
 
 
 def test_the_seal_and_every_object_verify_by_the_document(run):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actlake.schemas import CorruptError, IncompleteError, InvalidInputError, NotPulledError
 from actlake.store import (
+    BlockClaimedError,
     apply_repair,
     create_store,
     open_run,
@@ -24,8 +26,8 @@ from actlake.store import (
     write_card,
 )
 from actlake.store.blocks import block_chunks, block_keys, place_of_key, rows_of_key
+from actlake.store.input_checks import static_arrays
 from actlake.store.layout import to_bytes
-from actlake.store.static import static_arrays
 from tests.store.forging import edit, flip
 from tests.store.memory import memory_store
 from tests.store.samples import (
@@ -209,6 +211,147 @@ def test_a_block_with_the_rows_of_another_is_refused(store):
         writer.write_block(0, {**values, NAME: values[NAME][:-1]})
 
 
+# -- tokens that come piece by piece
+
+
+def pooled_values(plan, block):
+    return {k: v for k, v in block_values(plan, block).items() if k != NAME}
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data(), lengths=lengths_of_texts, rows=st.integers(1, 12), order=st.randoms())
+def test_pieces_in_any_order_are_the_same_bytes_as_whole_blocks(data, lengths, rows, order):
+    plan = with_tokens(make_plan(n_texts=len(lengths), rows=7), lengths, rows=rows)
+    stores = memory_store(), memory_store()
+    options = {"coords": make_coords(plan, lengths), "environment": ENVIRONMENT}
+    options["token_data"] = make_tokens(plan, lengths)
+    whole, pieces = (store.create_run(plan, **options) for store in stores)
+    for block in range(plan.n_blocks):
+        values = block_values(plan, block)
+        whole.write_block(block, values)
+        n_tokens = len(values[NAME])
+        cuts = data.draw(st.sets(st.integers(0, n_tokens), max_size=6))
+        edges = sorted({0, n_tokens, *cuts})
+        spans = list(pairwise(edges))
+        order.shuffle(spans)
+        for start, stop in spans:
+            pieces.add_tokens(block, start, {NAME: values[NAME][start:stop]})
+        rest = pooled_values(plan, block) if spans else values
+        pieces.write_block(block, rest)
+    assert whole.seal().tree_digest == pieces.seal().tree_digest
+
+
+def test_a_chunk_is_stored_when_it_is_full_and_not_before(store):
+    plan = with_tokens(make_plan())
+    writer = write_run(store, plan, blocks=[], seal=False)
+    values = block_values(plan, 1)[NAME]  # 22 tokens: chunks 2 to 6 of 5 rows
+
+    def there():
+        folder = "runs/tiny/data.zarr/" + NAME
+        return {key.split("/c/")[1] for key, _ in store.backend.walk(folder) if "/c/" in key}
+
+    for start in (0, 11, 4, 9):
+        writer.add_tokens(1, start, {NAME: values[start : start + (2 if start == 9 else 4)]})
+        values[start] = 7  # they were copied
+    for _ in range(2):
+        writer._blocks._begun[1].tokens._collect()
+    assert there() == {"2/0/0", "2/1/0", "4/0/0", "4/1/0"}  # tokens 0 to 4, and 10 to 14
+    with pytest.raises(InvalidInputError, match="8 of 22 tokens were not added, the first is 8"):
+        writer.write_block(1, pooled_values(plan, 1))
+    assert there() == set()  # of a block that is refused nothing stays
+    assert writer.pending_blocks() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("start", "change", "said"),
+    [
+        (20, lambda v: {NAME: v[:3]}, "has tokens 0 to 22, got 20 to 23"),
+        (-1, lambda v: {NAME: v[:3]}, "got -1 to 2"),
+        (3, lambda v: {NAME: v[:3]}, "token 4 was added before"),
+        (0, lambda v: {"x": v[:3]}, "expected token arrays"),
+        (0, lambda v: {NAME: v[:3, :1]}, r"expected float32 \(3, 2, 8\)"),
+        (0, lambda v: {NAME: v[:3].astype(np.float64)}, "is float64"),
+    ],
+)
+def test_tokens_that_do_not_fit_give_the_block_up(store, start, change, said):
+    plan = with_tokens(make_plan())
+    writer = write_run(store, plan, blocks=[], seal=False)
+    values = block_values(plan, 1)[NAME]
+    writer.add_tokens(1, 4, {NAME: values[4:6]})
+    with pytest.raises(InvalidInputError, match=said):
+        writer.add_tokens(1, start, change(values))
+    # Another writer can have the block at once, or this one from the start.
+    writer.add_tokens(1, 0, {NAME: values})
+    writer.write_block(1, pooled_values(plan, 1))
+    assert store.committed_blocks("tiny") == [1]
+
+
+def test_tokens_need_token_arrays_and_a_block_of_the_run(store):
+    writer = write_run(store, make_plan(), blocks=[], seal=False)
+    with pytest.raises(InvalidInputError, match="without token arrays"):
+        writer.add_tokens(0, 0, {})
+    writer = write_run(store, with_tokens(make_plan("other")), blocks=[], seal=False)
+    with pytest.raises(InvalidInputError, match="has 3 blocks, got 3"):
+        writer.add_tokens(3, 0, {})
+
+
+def test_closing_gives_up_blocks_whose_tokens_were_begun(store):
+    plan = with_tokens(make_plan())
+    writer = write_run(store, plan, blocks=[], seal=False)
+    values = block_values(plan, 0)
+    writer.add_tokens(0, 0, {NAME: values[NAME][:7]})
+    writer.close()
+    assert not [key for key, _ in store.backend.walk("runs/tiny/data.zarr") if NAME + "/c/" in key]
+    other = write_run(store, plan, blocks=[0], seal=False)
+    assert other.pending_blocks() == [1, 2]
+    # What is committed meanwhile is taken as it is.
+    writer.add_tokens(0, 0, {NAME: values[NAME]})
+    commit = writer.write_block(0, pooled_values(plan, 0))
+    assert commit == store.read_commit("tiny", 0)
+
+
+def test_another_writer_cannot_have_a_block_whose_tokens_are_coming(store):
+    plan = with_tokens(make_plan())
+    writer = write_run(store, plan, blocks=[], seal=False)
+    writer.add_tokens(0, 0, {NAME: block_values(plan, 0)[NAME]})
+    other = write_run(store, plan, blocks=[], seal=False)
+    with pytest.raises(BlockClaimedError):
+        other.add_tokens(0, 0, {NAME: block_values(plan, 0)[NAME]})
+    with pytest.raises(BlockClaimedError):
+        other.write_block(0, block_values(plan, 0))
+
+
+def test_memory_holds_the_chunks_that_are_begun_and_two_more(store):
+    """A block of 64 MiB of tokens goes through 8 MiB."""
+    lengths = [512] * 16
+    plan = make_plan(n_texts=16, rows=16, hidden=512)
+    plan = with_tokens(plan, lengths, rows=256)
+    values = np.zeros((512, 2, 512), dtype=np.float32)
+    writer = store.create_run(
+        plan,
+        coords=make_coords(plan, lengths),
+        environment=ENVIRONMENT,
+        token_data=make_tokens(plan, lengths),
+    )
+    writer.add_tokens(0, 0, {NAME: values})
+    tracemalloc.start()
+    try:
+        for text in range(1, 16):
+            writer.add_tokens(0, 512 * text, {NAME: values})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    chunk = 256 * 2 * 512 * 4
+    assert peak < 6 * chunk + 2**20 < 16 * chunk
+    pools = {
+        spec.name: np.zeros((16, *spec.shape[1:]), dtype=np.float32)
+        for spec in plan.arrays
+        if not spec.is_tokens
+    }
+    writer.write_block(0, pools)
+    assert writer.pending_blocks() == []
+
+
 # -- reading
 
 
@@ -338,16 +481,16 @@ def test_a_damaged_coordinate_is_found(filled, name):
 )
 def test_coordinates_that_do_not_fit_the_offsets_are_found(monkeypatch, store, name, place):
     """A writer with wrong coordinates: every hash is right, and only the values say it."""
-    from actlake.store import static
+    from actlake.store import input_checks
 
-    real = static._padded
+    real = input_checks._padded
 
     def wrong(*args, **kwargs):
         arrays = real(*args, **kwargs)
         next(array for array in arrays if array.name == name).values[place] = 5
         return arrays
 
-    monkeypatch.setattr(static, "_padded", wrong)
+    monkeypatch.setattr(input_checks, "_padded", wrong)
     fill_store(store, tokens=True)
     assert verify_run(store, "tiny").ok
     faults = verify_run(store, "tiny", full=True).faults

@@ -1,4 +1,4 @@
-"""The static arrays of a run: coordinates and tokens, checked before anything is written."""
+"""What a run is created from, plan, coordinates and tokens, checked before anything is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claiming a run id: the plan that lies under it, and whether stored bytes mean the same."""
+"""Claiming a run id: the plan and manifest under it, and whether stored bytes mean the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
-from ..schemas import AlreadyExistsError, CorruptError, RunPlan
+from ..schemas import AlreadyExistsError, CorruptError, EnvironmentInfo, RunManifest, RunPlan
 from .chunks import chunk_fault, unpack_chunk
 from .codec import BLOSC, decoded_size
 from .deciding import OBJECT_BYTES, create_or_read
@@ -17,7 +17,7 @@ from .layout import METADATA_NAME, to_bytes
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = ["OBJECT_BYTES", "claim_run", "means_the_same"]
+__all__ = ["OBJECT_BYTES", "claim_run", "differences", "means_the_same", "new_manifest"]
 
 _LAYOUT_FIELDS = ("shape", "data_type", "chunk_grid", "codecs", "dimension_names")
 
@@ -34,8 +34,8 @@ def claim_run(store: Store, plan: RunPlan) -> tuple[RunPlan, str, bool]:
         create_or_read(store, key, data)  # refused, so it is there; or it is created now
     there, plan_id = store.read_plan_and_id(plan.run)
     if there != plan:
-        differences = list(_differences(there.to_dict(), plan.to_dict()))
-        shown = "; ".join(differences[:4]) + ("; ..." if len(differences) > 4 else "")
+        found = list(differences(there.to_dict(), plan.to_dict()))
+        shown = "; ".join(found[:4]) + ("; ..." if len(found) > 4 else "")
         msg = (
             f"{store.url} holds another plan under run {plan.run!r}: {shown}. "
             "Give the run another id, or repeat the settings it was planned with"
@@ -44,15 +44,36 @@ def claim_run(store: Store, plan: RunPlan) -> tuple[RunPlan, str, bool]:
     return there, plan_id, is_new
 
 
-def _differences(old: object, new: object, *, path: str = "") -> Iterable[str]:
+def new_manifest(
+    plan: RunPlan, *, plan_id: str, created_at: str, environment: EnvironmentInfo
+) -> RunManifest:
+    """Return the manifest of a run: what its plan says, who began it, when and on what."""
+    return RunManifest(
+        run=plan.run,
+        plan_id=plan_id,
+        corpus=plan.corpus,
+        model=plan.model,
+        tokenizer=plan.tokenizer,
+        capture=plan.capture,
+        n_texts=plan.n_texts,
+        n_tokens=plan.n_tokens,
+        n_layers=len(plan.layers),
+        hidden_size=plan.model.hidden_size,
+        seed=plan.seed,
+        created_at=created_at,
+        environment=environment,
+    )
+
+
+def differences(old: object, new: object, *, path: str = "") -> Iterable[str]:
     """Yield ``key (stored 1, got 2)`` for every leaf that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             below = f"{path}.{key}" if path else key
-            yield from _differences(old.get(key), new.get(key), path=below)
+            yield from differences(old.get(key), new.get(key), path=below)
     elif _are_records(old) and _are_records(new) and len(old) == len(new):
         for index, pair in enumerate(zip(old, new, strict=True)):
-            yield from _differences(*pair, path=f"{path}.{index}")
+            yield from differences(*pair, path=f"{path}.{index}")
     elif old != new:
         stored, got = (json.dumps(v, ensure_ascii=False)[:60] for v in (old, new))
         yield f"{path} (stored {stored}, got {got})"

@@ -1,4 +1,4 @@
-"""Metadata and coordinates of a run, verified: what no block wrote."""
+"""Metadata and coordinates of a run as they are stored, verified: what no block wrote."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .metadata import METADATA_BYTES, check_array, coordinate_names, parse_docum
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = ["Statics", "decode_static", "read_statics"]
+__all__ = ["Statics", "decode_static", "read_statics", "read_text_ids"]
 
 
 @dataclass
@@ -119,6 +119,21 @@ def _guessed(statics: Statics, store: Store, plan: RunPlan) -> Statics:
     folder = RunKeys(plan.run).data
     statics.keys |= {key.removeprefix(folder + "/") for key, _ in store.backend.walk(folder)}
     return statics
+
+
+def read_text_ids(store: Store, plan: RunPlan, documents: Documents) -> list[str]:
+    """Return the ids of the texts, in row order; raise CorruptError where they cannot be read."""
+    found: list[str] = []
+    for name, key in static_chunk_keys(plan, documents):
+        if name == "text":
+            full = RunKeys(plan.run).object(key)
+            limit = 2 * chunk_limits({name: documents[name]})[name] + 4096
+            data = store.backend.get(full, max_bytes=limit)
+            if data is None:
+                msg = f"{full} in {store.url} is missing; verify the run"
+                raise CorruptError(msg)
+            found += [str(value) for value in decode_static(documents, name, data)]
+    return found[: plan.n_texts]
 
 
 def decode_static(documents: Documents, name: str, data: bytes) -> np.ndarray[Any, Any]:
