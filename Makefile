@@ -66,4 +66,4 @@ bench-%: $(VENV)/stamp-test ## run benchmarks/NAME.py; the last line is one JSON
 	$(BIN)/python benchmarks/$*.py
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .venv-newest .venv-oracle $(DEMO) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest $(DEMO) dist build .pytest_cache .mypy_cache .ruff_cache

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..schemas import CorpusInfo, InvalidInputError, NotFoundError, RunPlan, Seal, near_names
+from .corpora import text_columns
 from .croissant import FileEntry, croissant_document
 from .partial import LeftOut, coverage_of, read_pulled
 from .parts import sealed_parts
@@ -104,7 +105,8 @@ def write_card(
         for name in names
         for part in sealed_parts(store, name)
     ]
-    corpora = [store.read_corpus(corpus)[0] for corpus in store.corpus_ids()]
+    found = [store.read_corpus(corpus) for corpus in store.corpus_ids()]
+    corpora = [info for info, _ in found]
     place = url or ("." if store.location.is_local else store.url)
     models = sorted({run.plan.model.name for run in runs})
     heading = title or f"Activations of {', '.join(models)}"
@@ -131,7 +133,7 @@ def write_card(
         url=place,
         date=max([run.seal.sealed_at for run in runs if run.seal] or [store.info.created_at]),
         files=_files(store, runs, corpora),
-        tables=[(info.id, _texts_key(info)) for info in corpora],
+        tables=[(info.id, _texts_key(info), text_columns(texts)) for info, texts in found],
     )
     store.backend.put(README_KEY, ("\n".join(lines) + "\n").encode())
     store.backend.put(CROISSANT_KEY, (json.dumps(document, indent=2) + "\n").encode())

@@ -20,7 +20,7 @@ from ..schemas import CorruptError, InvalidInputError, Text
 from ..schemas.strict_json import load_json
 from ..schemas.text import MAX_TOKENS
 
-__all__ = ["parse_texts", "texts_table"]
+__all__ = ["parse_texts", "text_columns", "texts_table"]
 
 _JSON_FIELDS = ("messages", "token_ids", "response_start", "task_conflict", "spans")
 _FIELDS = tuple(name for name in Text.model_fields if name not in _JSON_FIELDS)
@@ -31,14 +31,19 @@ TEXT_BYTES = 64 * 2**20
 MOST_SHRUNK = 64  # what the texts decode to is bounded by what the file weighs
 
 
+def text_columns(texts: Sequence[Text]) -> list[str]:
+    """Return the columns of the Parquet file of ``texts``."""
+    used = {name for text in texts for name in _JSON_FIELDS if getattr(text, name) is not None}
+    return [*_FIELDS, *(name for name in _JSON_FIELDS if name in used)]
+
+
 def texts_table(texts: Sequence[Text]) -> bytes:
     """Return the Parquet file of ``texts``, in their order."""
     rows = [text.model_dump(mode="json") for text in texts]
-    used = [name for name in _JSON_FIELDS if any(name in row for row in rows)]
     columns: dict[str, list[str | None]] = {
-        name: [row.get(name) for row in rows] for name in _FIELDS
+        name: [_spell(row.get(name)) if name in _JSON_FIELDS else row.get(name) for row in rows]
+        for name in text_columns(texts)
     }
-    columns |= {name: [_spell(row.get(name)) for row in rows] for name in used}
     schema = pa.schema([(name, pa.string()) for name in columns])
     out = io.BytesIO()
     pq.write_table(pa.table(columns, schema=schema), out, compression="zstd")

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..schemas import Text
-
 __all__ = ["FileEntry", "croissant_document"]
 
 _CONTEXT: dict[str, Any] = {
@@ -72,7 +70,7 @@ def croissant_document(
     url: str,
     date: str,
     files: Sequence[FileEntry],
-    tables: Sequence[tuple[str, str]],
+    tables: Sequence[tuple[str, str, Sequence[str]]],
 ) -> dict[str, Any]:
     """Return the JSON-LD document of a store.
 
@@ -81,7 +79,7 @@ def croissant_document(
     files
         What can be downloaded and checked by itself.
     tables
-        (corpus id, key of its texts) of every corpus: each becomes a record set.
+        (corpus id, key of its texts, their columns) of every corpus: each becomes a record set.
     """
     return {
         "@context": _CONTEXT,
@@ -106,11 +104,11 @@ def croissant_document(
             }
             for file in files
         ],
-        "recordSet": [_texts_records(corpus, key) for corpus, key in tables],
+        "recordSet": [_texts_records(*table) for table in tables],
     }
 
 
-def _texts_records(corpus: str, key: str) -> dict[str, Any]:
+def _texts_records(corpus: str, key: str, columns: Sequence[str]) -> dict[str, Any]:
     records = f"texts-{corpus}"
     return {
         "@type": "cr:RecordSet",
@@ -126,6 +124,6 @@ def _texts_records(corpus: str, key: str) -> dict[str, Any]:
                 "dataType": "sc:Text",
                 "source": {"fileObject": {"@id": key}, "extract": {"column": column}},
             }
-            for column in Text.model_fields
+            for column in columns
         ],
     }

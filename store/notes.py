@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..schemas import BlockCommit, IncompleteError
+from .parts import sealed_parts
 
 if TYPE_CHECKING:
     from .store import Store
@@ -48,14 +49,19 @@ def summarise_notes(commits: Iterable[BlockCommit]) -> RunNotes:
 def finite_texts(store: Store, run_id: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Return which texts of a run have only finite values, dims (text,), in row order.
 
-    The others were extracted with ``nonfinite = "record"``: vectors of them are NaN, which
-    analyses refuse. ``open_run(...).isel(text=finite_texts(...))`` leaves them out.
+    Texts that were appended follow, as in ``open_run``. The others were extracted with
+    ``nonfinite = "record"``: vectors of them are NaN, which analyses refuse.
+    ``open_run(...).isel(text=finite_texts(...))`` leaves them out.
 
     Raises
     ------
     IncompleteError
         If blocks are missing: nothing is known of their texts.
     """
+    return np.concatenate([_finite_texts(store, name) for name in sealed_parts(store, run_id)])
+
+
+def _finite_texts(store: Store, run_id: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
     plan, commits = store.read_plan(run_id), store.read_commits(run_id)
     if len(commits) < plan.n_blocks:
         msg = (

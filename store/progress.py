@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..schemas import BlockClaim, BlockCommit, CorruptError
 from .block_claims import LEASE_SECONDS
+from .parts import part_names
 
 if TYPE_CHECKING:
     from .store import Store
@@ -33,7 +34,7 @@ class WorkerProgress:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """A whole run: blocks, texts and bytes that are committed, and what is known of the rest.
+    """A whole run, with what is appended to it: what is committed, what is known of the rest.
 
     ``texts_per_second`` is over the time between the first commit and the last, all workers
     together; None before two moments are known. ``seconds_left`` follows from it.
@@ -53,21 +54,28 @@ class RunProgress:
 
 def run_progress(store: Store, run_id: str) -> RunProgress:
     """Return how far a run is; raise NotFoundError, or CorruptError."""
-    plan = store.read_plan(run_id)
-    commits = store.read_commits(run_id)
-    claims = _living_claims(store, run_id, committed={commit.block for commit in commits})
+    commits: list[BlockCommit] = []
+    claims: list[BlockClaim] = []
+    plans = []
+    names = part_names(store, run_id)
+    for name in names:
+        plan, found = store.read_plan(name), store.read_commits(name)
+        plans.append(plan)
+        commits += found
+        claims += _living_claims(store, name, committed={commit.block for commit in found})
+    n_texts = sum(plan.n_texts for plan in plans)
     done = sum(commit.row_stop - commit.row_start for commit in commits)
     speed = _speed(commits)
     return RunProgress(
         run=run_id,
-        sealed=store.read_seal(run_id) is not None,
-        blocks=plan.n_blocks,
+        sealed=store.read_seal(names[-1]) is not None,
+        blocks=sum(plan.n_blocks for plan in plans),
         blocks_committed=len(commits),
-        texts=plan.n_texts,
+        texts=n_texts,
         texts_committed=done,
         bytes_committed=sum(info.n_bytes for commit in commits for info in commit.objects),
         texts_per_second=speed,
-        seconds_left=(plan.n_texts - done) / speed if speed else None,
+        seconds_left=(n_texts - done) / speed if speed else None,
         workers=_workers(commits, claims),
     )
 

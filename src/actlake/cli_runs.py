@@ -204,10 +204,12 @@ def extract(
 
 def _say_interrupted(store: Store, run: str) -> None:
     """Say what of an interrupted run is there, and how to go on."""
+    from .store import run_progress
+
     committed = "nothing was committed yet"
     if run in store.run_ids():
-        n_done, plan = len(store.committed_blocks(run)), store.read_plan(run)
-        committed = f"{n_done} of {plan.n_blocks} blocks are committed and stay"
+        now = run_progress(store, run)
+        committed = f"{now.blocks_committed} of {now.blocks} blocks are committed and stay"
     say(f"{run}: interrupted; {committed}. The same command again goes on from there")
 
 

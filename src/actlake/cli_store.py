@@ -81,12 +81,14 @@ def store_info(url: str, run: str, as_json: bool) -> None:  # noqa: FBT001
     found = open_store(url)
     manifest, seal = found.read_manifest(run), found.read_seal(run)
     commits = found.read_commits(run)
+    notes = [summarise_notes(found.read_commits(part)) for part in _parts(found, run)]
     value: dict[str, Any] = {
         **manifest.to_dict(),
         "arrays": {a.name: list(a.shape) for a in found.read_plan(run).arrays},
         "blocks_committed": len(commits),
         "blocks": found.read_plan(run).n_blocks,
-        **asdict(summarise_notes(commits)),
+        "nonfinite_texts": sum(part.nonfinite_texts for part in notes),
+        "halved_batches": sum(part.halved_batches for part in notes),
         "appended": _parts(found, run)[1:],
         "sealed": seal is not None,
         "partial_copy": found.read_pulled(run) is not None,

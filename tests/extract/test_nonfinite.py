@@ -14,6 +14,7 @@ from actlake.cli import cli
 from actlake.corpus import corpus_info
 from actlake.extract import (
     TransformersEngine,
+    append_texts,
     extract_run,
     extraction_environment,
     load_model,
@@ -29,7 +30,7 @@ from actlake.schemas import (
     PcaSpec,
     Text,
 )
-from actlake.store import create_store, finite_texts, open_run, verify_run
+from actlake.store import create_store, finite_texts, open_run, run_progress, verify_run
 from tests.extract.test_run import TEXTS
 from tests.extract.tiny import tiny_folder
 from tests.store.forging import edit
@@ -136,6 +137,20 @@ def test_nan_that_nobody_noted_is_a_fault(tmp_path, folder):
         )  # fmt: skip
         report = verify_run(store, "r", full=True)
         assert any("not finite" in fault.reason for fault in report.faults), rows
+
+
+def test_texts_that_were_appended_count_too(tmp_path, folder):
+    store = create_store(tmp_path / "store")
+    extract_run(store, TEXTS, corpus_info("c", TEXTS), model=str(folder), run="r", extract=SPEC)
+    assert finite_texts(store, "r").all()
+    spec = SPEC.model_copy(update={"nonfinite": "record", "attn_implementation": "sdpa"})
+    append_texts(store, CORPUS, INFO, model=str(folder), run="r", extract=spec)
+    texts = open_run(store, "r")["text"].values
+    np.testing.assert_array_equal(finite_texts(store, "r"), texts != "odd")
+    info = CliRunner().invoke(cli, ["store", "info", str(tmp_path / "store"), "r", "--json"])
+    assert json.loads(info.stdout)["nonfinite_texts"] == 1
+    now = run_progress(store, "r")
+    assert (now.texts, now.texts_committed, now.sealed) == (26, 26, True)
 
 
 def test_of_an_unfinished_run_nobody_knows(tmp_path, folder):
