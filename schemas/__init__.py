@@ -32,6 +32,20 @@ from .errors import (
     StorageError,
 )
 from .export import RECORDS, json_schema, json_schemas
+from .intervention import (
+    PATCH_ARMS,
+    Contrast,
+    GenerateSpec,
+    MatchedRow,
+    MatchedSpec,
+    MediateSpec,
+    MediationRow,
+    PatchArm,
+    PatchMode,
+    PatchRow,
+    PatchSpec,
+    Place,
+)
 from .lexicon import Lexicon, LexiconEntry
 from .result import ResultRow, SteeringRow
 from .run import (
@@ -76,6 +90,7 @@ from .validation import (
 
 __all__ = [
     "CATEGORIES",
+    "PATCH_ARMS",
     "RECORDS",
     "RUBRIC_LEVELS",
     "ActlakeError",
@@ -92,6 +107,7 @@ __all__ = [
     "CatalogRun",
     "Category",
     "ConfoundSpec",
+    "Contrast",
     "ContrastSpec",
     "ControlConcept",
     "CorpusCheck",
@@ -105,6 +121,7 @@ __all__ = [
     "EngineName",
     "EnvironmentInfo",
     "ExtractSpec",
+    "GenerateSpec",
     "GeometryRow",
     "GeometrySpec",
     "IncompleteError",
@@ -112,6 +129,10 @@ __all__ = [
     "Lexicon",
     "LexiconEntry",
     "MapMethod",
+    "MatchedRow",
+    "MatchedSpec",
+    "MediateSpec",
+    "MediationRow",
     "MissingDependencyError",
     "ModelInfo",
     "NotFoundError",
@@ -121,7 +142,12 @@ __all__ = [
     "NumericalError",
     "ObjectInfo",
     "Pair",
+    "PatchArm",
+    "PatchMode",
+    "PatchRow",
+    "PatchSpec",
     "PcaSpec",
+    "Place",
     "Pool",
     "ProbeMethod",
     "ProbeSpec",

@@ -19,6 +19,16 @@ from .comparison import (
     TransferSpec,
 )
 from .direction import Direction, DirectionSet
+from .intervention import (
+    Contrast,
+    GenerateSpec,
+    MatchedRow,
+    MatchedSpec,
+    MediateSpec,
+    MediationRow,
+    PatchRow,
+    PatchSpec,
+)
 from .lexicon import Lexicon
 from .result import ResultRow, SteeringRow
 from .run import BlockCommit, RunManifest, RunPlan, Seal, StoreInfo
@@ -35,7 +45,8 @@ RECORDS: tuple[type[Record], ...] = (
     BlockCommit, BlockClaim, BlockDecision, Seal, Pulled, ResultRow, SteeringRow, Direction,
     DirectionSet, StudyFile, Lexicon, RubricScore, ValidateSpec, ValidationReport, GeometrySpec,
     GeometryRow, SimilaritySpec, SimilarityRow, TransferSpec, TransferRow, CorrelationSpec,
-    CorrelationRow,
+    CorrelationRow, Contrast, PatchSpec, PatchRow, MediateSpec, MediationRow, MatchedSpec,
+    MatchedRow, GenerateSpec,
 )  # fmt: skip
 
 
