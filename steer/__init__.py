@@ -2,6 +2,8 @@
 
 from .aligned import AlignedCase, align_contrasts
 from .contrast_directions import fit_contrast_direction
+from .generated_table import condition_cost, generate_table, prompt_ids, read_generated
+from .generation import Generated, GenerateRow, generate_rows
 from .intervention import Intervention, intervene
 from .layers import compare_layers
 from .matched import MatchedResult, compare_with_steering
@@ -17,6 +19,8 @@ __all__ = [
     "CaseOutcome",
     "CleanRuns",
     "Condition",
+    "GenerateRow",
+    "Generated",
     "Intervention",
     "MatchedResult",
     "MediationResult",
@@ -30,11 +34,16 @@ __all__ = [
     "choose_pairs",
     "compare_layers",
     "compare_with_steering",
+    "condition_cost",
     "decompose_effects",
     "fit_contrast_direction",
+    "generate_rows",
+    "generate_table",
     "intervene",
     "mediate",
     "plan_positions",
+    "prompt_ids",
+    "read_generated",
     "run_patches",
     "score_rows",
     "steered_mask",
