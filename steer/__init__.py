@@ -1,12 +1,13 @@
 """Interventions: steering a model along a direction and measuring what changes."""
 
 from .aligned import AlignedCase, align_contrasts
+from .attribution import attribute_patches
 from .contrast_directions import fit_contrast_direction
 from .generated_table import condition_cost, generate_table, prompt_ids, read_generated
 from .generation import Generated, GenerateRow, generate_rows
 from .intervention import Intervention, intervene
 from .layers import compare_layers
-from .matched import MatchedResult, compare_with_steering
+from .matched import MatchedResult, compare_with_steering, weigh_comparison
 from .mediation import MediationResult, decompose_effects, mediate, weigh_mediation
 from .patched_runs import CaseOutcome, CleanRuns, Patch, PatchCost, run_patches
 from .patching import PatchResult, sweep_patches, weigh_sweep
@@ -31,6 +32,7 @@ __all__ = [
     "SweepResult",
     "align_contrasts",
     "angle_degrees",
+    "attribute_patches",
     "choose_pairs",
     "compare_layers",
     "compare_with_steering",
@@ -49,6 +51,7 @@ __all__ = [
     "steered_mask",
     "sweep_direction",
     "sweep_patches",
+    "weigh_comparison",
     "weigh_mediation",
     "weigh_sweep",
 ]

@@ -12,11 +12,11 @@ import torch
 from ..extract import LoadedModel
 from ..schemas import InvalidInputError, MatchedRow, MatchedSpec
 from .aligned import AlignedCase
-from .patched_runs import CleanRuns, Patch, Write, run_patches
+from .patched_runs import CleanRuns, Patch, PatchCost, Write, run_patches, weigh_patches
 from .resampling import draw_weights, interval_of_mean, p_of_null
 from .writes import chosen_layers, layered_vectors, random_units, write_along, write_full
 
-__all__ = ["MatchedResult", "compare_with_steering"]
+__all__ = ["MatchedResult", "compare_with_steering", "weigh_comparison"]
 
 
 @dataclass(frozen=True)
@@ -31,34 +31,9 @@ class MatchedResult:
     samples: pd.DataFrame
 
 
-def compare_with_steering(
-    loaded: LoadedModel,
-    cases: Sequence[AlignedCase],
-    direction: np.ndarray,
-    *,
-    spec: MatchedSpec,
-    batch_tokens: int = 16384,
-) -> MatchedResult:
-    """Return the effect of patching the base run beside that of steering it as far.
-
-    For each contrast and layer the patch of ``spec.arm`` moves every token of ``spec.position``
-    by so much. Its root mean square over these tokens, with the sign of the mean change along the
-    direction, is the strength of the steering at ``spec.steer_position``, along the direction
-    and along random ones. That patching fails where steering works can only be said of pushes of
-    one size. ``steer - patch`` has a paired interval.
-
-    At one token a swapped coordinate *is* a step along the direction: there both are the same.
-
-    Parameters
-    ----------
-    direction
-        Unit vectors, (hidden,) or (layer, hidden) over all layers.
-
-    Raises
-    ------
-    InvalidInputError
-        If there is no contrast, a layer does not exist, or the direction does not fit.
-    """
+def _plan(
+    loaded: LoadedModel, cases: Sequence[AlignedCase], direction: np.ndarray, spec: MatchedSpec
+) -> tuple[list[tuple[int, str, int]], list[Patch]]:
     vectors = layered_vectors(direction, loaded=loaded, name="the direction")
     if not cases or vectors is None:
         msg = "there is no contrast, or no direction, to compare by; expected both"
@@ -91,6 +66,52 @@ def compare_with_steering(
                     _write_step(layer, own, along=along, spec=spec),
                 )
             )
+    return cells, patches
+
+
+def weigh_comparison(
+    loaded: LoadedModel,
+    cases: Sequence[AlignedCase],
+    direction: np.ndarray,
+    *,
+    spec: MatchedSpec,
+    batch_tokens: int = 16384,
+) -> PatchCost:
+    """Return what :func:`compare_with_steering` would run, without running it."""
+    _, patches = _plan(loaded, cases, direction, spec)
+    costs = [weigh_patches(case, patches, batch_tokens=batch_tokens) for case in cases]
+    return sum(costs, PatchCost())
+
+
+def compare_with_steering(
+    loaded: LoadedModel,
+    cases: Sequence[AlignedCase],
+    direction: np.ndarray,
+    *,
+    spec: MatchedSpec,
+    batch_tokens: int = 16384,
+) -> MatchedResult:
+    """Return the effect of patching the base run beside that of steering it as far.
+
+    For each contrast and layer the patch of ``spec.arm`` moves every token of ``spec.position``
+    by so much. Its root mean square over these tokens, with the sign of the mean change along the
+    direction, is the strength of the steering at ``spec.steer_position``, along the direction
+    and along random ones. That patching fails where steering works can only be said of pushes of
+    one size. ``steer - patch`` has a paired interval.
+
+    At one token a swapped coordinate *is* a step along the direction: there both are the same.
+
+    Parameters
+    ----------
+    direction
+        Unit vectors, (hidden,) or (layer, hidden) over all layers.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no contrast, a layer does not exist, or the direction does not fit.
+    """
+    cells, patches = _plan(loaded, cases, direction, spec)
     effects = np.empty((len(cells), len(cases)))
     change = np.empty_like(effects)
     base = np.empty(len(cases))

@@ -16,8 +16,10 @@ from ._version import __version__
 from .cli_check import ExtractGroup, check
 from .cli_corpus import corpus
 from .cli_runs import extract as run_extraction
-from .cli_runs import probe, steer
+from .cli_runs import probe
+from .cli_runs import steer as run_steering
 from .cli_share import card, import_, pull, push
+from .cli_steer import generate, match, mediate, patch
 from .cli_store import store
 from .console import emit, json_option, print_facts, say
 from .schemas.errors import ActlakeError, InvalidInputError
@@ -180,6 +182,17 @@ extract = ExtractGroup(
     "extract",
     help="Run a model over a corpus once and store its activations; check a model.",
     commands={"run": run_extraction, "check": check},
+)
+steer = ExtractGroup(
+    "steer",
+    help="Steer a model along a direction; patch, mediate, compare and generate.",
+    commands={
+        "run": run_steering,
+        "patch": patch,
+        "mediate": mediate,
+        "match": match,
+        "generate": generate,
+    },
 )
 for command in (corpus, extract, probe, steer, store):
     cli.add_command(command)
