@@ -29,6 +29,16 @@ from .generation import (
     PersonaSet,
     TextProvenance,
 )
+from .intervention import (
+    Contrast,
+    MatchedRow,
+    MatchedSpec,
+    MediateSpec,
+    MediationRow,
+    PatchRow,
+    PatchSpec,
+    SteeredTextsSpec,
+)
 from .lexicon import Lexicon
 from .result import ResultRow, SteeringRow
 from .review import ReviewKey, ReviewReport
@@ -49,7 +59,8 @@ RECORDS: tuple[type[Record], ...] = (
     GeometryRow, SimilaritySpec, SimilarityRow, TransferSpec, TransferRow, CorrelationSpec,
     CorrelationRow, CorpusStats, StatsSpec, VariantLog, VariantSpec, ReviewKey, ReviewReport,
     Attempt, GenerateSpec, GenerationPlan, GenerationReport, PersonaSet, TextProvenance,
-    AnalyzeSpec,
+    AnalyzeSpec, Contrast, PatchSpec, PatchRow, MediateSpec, MediationRow, MatchedSpec,
+    MatchedRow, SteeredTextsSpec,
 )  # fmt: skip
 
 

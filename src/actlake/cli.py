@@ -21,8 +21,11 @@ from .cli_geometry import COMPARISONS
 from .cli_progress import progress
 from .cli_review import review
 from .cli_runs import extract as run_extraction
-from .cli_runs import probe, steer
+from .cli_runs import probe
+from .cli_runs import steer as run_steering
 from .cli_share import card, import_, pull, push
+from .cli_steer import generate as generate_steered
+from .cli_steer import match, mediate, patch
 from .cli_store import store
 from .cli_tables import export as export_corpus
 from .cli_tables import import_ as import_corpus
@@ -192,5 +195,16 @@ extract = ExtractGroup(
 )
 for command in COMPARISONS:
     analyze.add_command(command)
+steer = ExtractGroup(
+    "steer",
+    help="Steer a model along a direction; patch, mediate, compare and generate.",
+    commands={
+        "run": run_steering,
+        "patch": patch,
+        "mediate": mediate,
+        "match": match,
+        "generate": generate_steered,
+    },
+)
 for command in (analyze, corpus, extract, progress, probe, steer, store):
     cli.add_command(command)

@@ -13,7 +13,10 @@ __all__ = ["ExtractGroup", "check"]
 
 
 class ExtractGroup(click.Group):
-    """``extract MODEL`` is ``extract run MODEL``; the other commands go by their names."""
+    """``extract MODEL`` is ``extract run MODEL``; the other commands go by their names.
+
+    So is ``steer STORE RUN`` ``steer run STORE RUN``.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put ``run`` before arguments that name no command."""

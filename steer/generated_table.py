@@ -1,0 +1,234 @@
+"""Tables of generated texts that grow part by part and go on where they were interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..extract import LoadedModel, chat_messages, render_prompt
+from ..schemas import InvalidInputError, SteeredTextsSpec, StorageError, Text, digest_json
+from .generation import Generated, GenerateRow, generate_rows
+from .patched_runs import PatchCost
+
+__all__ = ["condition_cost", "generate_table", "prompt_ids", "read_generated"]
+
+_KEY_FILE = "generate.json"
+_KEY = ["prompt_digest", "direction_digest", "alpha", "seed"]
+
+
+def prompt_ids(loaded: LoadedModel, texts: Sequence[Text]) -> dict[str, np.ndarray]:
+    """Return the token ids of each text's prompt, up to where the answer begins, by text id.
+
+    Raises
+    ------
+    InvalidInputError
+        If a text has no prompt, or the chat template refuses its turns.
+    """
+    out = {}
+    for text in texts:
+        messages = chat_messages(text)
+        if not messages:
+            msg = f"text {text.id!r} has no prompt to answer"
+            raise InvalidInputError(msg)
+        if loaded.tokenizer.chat_template:
+            # A rendered template holds its special tokens already.
+            ids = loaded.tokenizer(
+                render_prompt(loaded.tokenizer, messages), add_special_tokens=False
+            )["input_ids"]
+        else:
+            ids = loaded.tokenizer((text.system or "") + (text.prompt or ""))["input_ids"]
+        out[text.id] = np.asarray(ids, dtype=np.int32)
+    return out
+
+
+def _digest(array: np.ndarray, dtype: str) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array, dtype=dtype).tobytes()).hexdigest()[:16]
+
+
+def _conditions(
+    prompts: Mapping[str, np.ndarray], directions: Mapping[str, np.ndarray], spec: SteeredTextsSpec
+) -> pd.DataFrame:
+    records = [
+        {
+            "prompt": prompt,
+            "direction": name,
+            "alpha": float(alpha),
+            "seed": seed,
+            "prompt_digest": _digest(ids, "<i4"),
+            "direction_digest": _digest(vector, "<f4"),
+        }
+        for prompt, ids in prompts.items()
+        for name, vector in directions.items()
+        for alpha in spec.alphas
+        for seed in spec.seeds
+    ]
+    return pd.DataFrame.from_records(records)
+
+
+def _missing(wanted: pd.DataFrame, folder: Path | None) -> pd.DataFrame:
+    if folder is None:
+        return wanted
+    done = {tuple(key) for key in read_generated(folder)[_KEY].itertuples(index=False)}
+    todo = [tuple(key) not in done for key in wanted[_KEY].itertuples(index=False)]
+    return wanted[todo]
+
+
+def condition_cost(
+    prompts: Mapping[str, np.ndarray],
+    directions: Mapping[str, np.ndarray],
+    *,
+    spec: SteeredTextsSpec,
+    folder: Path | None = None,
+) -> PatchCost:
+    """Return the most that :func:`generate_table` would run, less what the folder holds.
+
+    Passes and tokens are those of texts that all grow to ``max_new_tokens``.
+    """
+    todo = _missing(_conditions(prompts, directions, spec), folder)
+    n_batches = -(-len(todo) // spec.batch_rows)
+    lengths = sum(len(prompts[name]) for name in todo["prompt"])
+    n_new = spec.max_new_tokens
+    return PatchCost(n_batches * n_new, len(todo), lengths + len(todo) * (n_new - 1))
+
+
+def generate_table(
+    loaded: LoadedModel,
+    prompts: Mapping[str, np.ndarray],
+    directions: Mapping[str, np.ndarray],
+    *,
+    spec: SteeredTextsSpec,
+    folder: Path | None = None,
+) -> pd.DataFrame:
+    """Return the text of every prompt, direction, strength and seed, one row each.
+
+    With a folder every batch is committed as a Parquet part, which appears whole or not at all;
+    conditions that are there are not run again, so the same call goes on after an interruption,
+    and one with more strengths, seeds, prompts or directions adds to what is there. Columns
+    prompt, direction, alpha, seed, text, ids, n_new, ended, n_prompt, layer, positions,
+    temperature and the digests of prompt and direction.
+
+    Parameters
+    ----------
+    prompts
+        Token ids by name; see :func:`prompt_ids`.
+    directions
+        Unit vectors (hidden,) by name.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no prompt or direction, a vector is not of length 1, or the folder was made
+        with another model, layer, position, temperature or length.
+    StorageError
+        If a part cannot be written.
+    """
+    for name, vector in directions.items():
+        if not np.isclose(np.linalg.norm(vector), 1, atol=1e-3):
+            length = np.linalg.norm(vector)
+            msg = f"direction {name!r} has length {length:.4g}, expected 1; divide by its norm"
+            raise InvalidInputError(msg)
+    if not prompts or not directions:
+        msg = f"got {len(prompts)} prompts and {len(directions)} directions, expected some of each"
+        raise InvalidInputError(msg)
+    wanted = _conditions(prompts, directions, spec)
+    if folder is not None:
+        _claim_folder(folder, loaded, spec)
+    todo = _missing(wanted, folder).reset_index(drop=True)
+    rows = [
+        GenerateRow(prompts[prompt], directions[direction], alpha, seed)
+        for prompt, direction, alpha, seed in zip(
+            *(todo[name].tolist() for name in ("prompt", "direction", "alpha", "seed")), strict=True
+        )
+    ]
+    parts: list[pd.DataFrame] = []
+
+    def keep(chosen: list[int], made: list[Generated]) -> None:
+        part = _describe(todo.iloc[chosen], made, loaded=loaded, spec=spec, prompts=prompts)
+        if folder is None:
+            parts.append(part)
+        else:
+            _commit(part, folder)
+
+    generate_rows(loaded, rows, spec=spec, report=keep)
+    found = pd.concat(parts, ignore_index=True) if folder is None else read_generated(folder)
+    return wanted[_KEY].merge(found, on=_KEY, how="left", validate="many_to_one")
+
+
+def _describe(
+    conditions: pd.DataFrame,
+    made: Sequence[Generated],
+    *,
+    loaded: LoadedModel,
+    spec: SteeredTextsSpec,
+    prompts: Mapping[str, np.ndarray],
+) -> pd.DataFrame:
+    return conditions.assign(
+        text=[loaded.tokenizer.decode(m.ids, skip_special_tokens=True).strip() for m in made],
+        ids=[m.ids.tolist() for m in made],
+        n_new=[len(m.ids) for m in made],
+        ended=[m.ended for m in made],
+        n_prompt=[len(prompts[name]) for name in conditions["prompt"]],
+        layer=spec.layer,
+        positions=spec.positions,
+        temperature=spec.temperature,
+        model=loaded.info.name,
+    )
+
+
+def _claim_folder(folder: Path, loaded: LoadedModel, spec: SteeredTextsSpec) -> None:
+    """Write what the folder's texts are made with, or check that it is the same."""
+    fixed = spec.model_dump(mode="json", exclude={"alphas", "seeds", "batch_rows"})
+    key = {"model": loaded.info.model_dump(mode="json"), "spec": fixed}
+    path = folder / _KEY_FILE
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if digest_json(found) != digest_json(key):
+            unlike = sorted(
+                name for name in fixed if found.get("spec", {}).get(name) != fixed[name]
+            ) or ["model"]
+            msg = (
+                f"{folder} holds texts made with another {', '.join(unlike)}; "
+                "name another folder, or the same settings"
+            )
+            raise InvalidInputError(msg)
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(path, json.dumps(key, indent=2).encode())
+    except OSError as err:
+        msg = f"{folder}: the texts cannot be written: {err.strerror or err}"
+        raise StorageError(msg) from err
+
+
+def _commit(part: pd.DataFrame, folder: Path) -> None:
+    """Write a part so that it appears whole or not at all."""
+    try:
+        _replace(folder / f"part-{uuid.uuid4().hex}.parquet", part.to_parquet(index=False))
+    except OSError as err:
+        msg = f"{folder}: the texts cannot be written: {err.strerror or err}"
+        raise StorageError(msg) from err
+
+
+def _replace(path: Path, data: bytes) -> None:
+    fresh = path.with_name(f".{path.name}.partial")
+    fresh.write_bytes(data)
+    fresh.replace(path)
+
+
+def read_generated(folder: Path) -> pd.DataFrame:
+    """Return the texts that a folder holds, each condition once, in the order of their keys.
+
+    An empty table with the key columns where there is none yet.
+    """
+    files = sorted(folder.glob("part-*.parquet"))
+    if not files:
+        return pd.DataFrame(columns=_KEY)
+    whole = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    # Two processes may have made the same condition: the texts are the same.
+    return whole.drop_duplicates(_KEY).sort_values(_KEY, ignore_index=True)
