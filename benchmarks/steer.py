@@ -162,13 +162,12 @@ def main() -> None:
         repeats=1,
     )
     figures["batched_vs_sequential"] = round(ratio * len(rows) / len(sample), 3)
-    half = len(rows) // 2
     figures["hook_overhead"] = round(
         1
         / compare(
             "hook",
-            lambda: generate(loaded, rows[:half], n=64),
-            lambda: generate(loaded, plain[:half], n=64),
+            lambda: generate(loaded, rows[:64], n=64),
+            lambda: generate(loaded, plain[:64], n=64),
             repeats=REPEATS if QUICK else 5,
         ),
         3,
