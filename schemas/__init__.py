@@ -19,6 +19,7 @@ from .comparison import (
     TransferSpec,
 )
 from .direction import Direction, DirectionSet, Reliability, require_like
+from .doses import DoseRow, DoseSpec, DoseVerdict
 from .errors import (
     ActlakeError,
     AlreadyExistsError,
@@ -101,6 +102,9 @@ __all__ = [
     "CorruptError",
     "Direction",
     "DirectionSet",
+    "DoseRow",
+    "DoseSpec",
+    "DoseVerdict",
     "Dtype",
     "EngineName",
     "EnvironmentInfo",

@@ -19,6 +19,7 @@ from .comparison import (
     TransferSpec,
 )
 from .direction import Direction, DirectionSet
+from .doses import DoseRow, DoseSpec, DoseVerdict
 from .lexicon import Lexicon
 from .result import ResultRow, SteeringRow
 from .run import BlockCommit, RunManifest, RunPlan, Seal, StoreInfo
@@ -35,7 +36,7 @@ RECORDS: tuple[type[Record], ...] = (
     BlockCommit, BlockClaim, BlockDecision, Seal, Pulled, ResultRow, SteeringRow, Direction,
     DirectionSet, StudyFile, Lexicon, RubricScore, ValidateSpec, ValidationReport, GeometrySpec,
     GeometryRow, SimilaritySpec, SimilarityRow, TransferSpec, TransferRow, CorrelationSpec,
-    CorrelationRow,
+    CorrelationRow, DoseSpec, DoseRow, DoseVerdict,
 )  # fmt: skip
 
 
