@@ -51,6 +51,15 @@ from .run import (
     TokenizerInfo,
 )
 from .scenario import CATEGORIES, RUBRIC_LEVELS, Category, Scenario, ScenarioPrompt
+from .scoring import (
+    Agreement,
+    Judgement,
+    JudgeSpec,
+    KeywordRules,
+    Prevalence,
+    ScoreSpec,
+    ScoreSummary,
+)
 from .sizes import parse_size
 from .study import (
     BagOfWordsSpec,
@@ -80,6 +89,7 @@ __all__ = [
     "RECORDS",
     "RUBRIC_LEVELS",
     "ActlakeError",
+    "Agreement",
     "AlreadyExistsError",
     "Arm",
     "ArmNames",
@@ -113,6 +123,9 @@ __all__ = [
     "GeometrySpec",
     "IncompleteError",
     "InvalidInputError",
+    "JudgeSpec",
+    "Judgement",
+    "KeywordRules",
     "Lexicon",
     "LexiconEntry",
     "MapMethod",
@@ -127,6 +140,7 @@ __all__ = [
     "Pair",
     "PcaSpec",
     "Pool",
+    "Prevalence",
     "ProbeMethod",
     "ProbeSpec",
     "Pulled",
@@ -143,6 +157,8 @@ __all__ = [
     "RunPlan",
     "Scenario",
     "ScenarioPrompt",
+    "ScoreSpec",
+    "ScoreSummary",
     "Seal",
     "SimilarityRow",
     "SimilaritySpec",

@@ -24,6 +24,15 @@ from .lexicon import Lexicon
 from .result import ResultRow, SteeringRow
 from .run import BlockCommit, RunManifest, RunPlan, Seal, StoreInfo
 from .scenario import Scenario
+from .scoring import (
+    Agreement,
+    Judgement,
+    JudgeSpec,
+    KeywordRules,
+    Prevalence,
+    ScoreSpec,
+    ScoreSummary,
+)
 from .study import StudyFile
 from .text import CorpusInfo, Pair, Text
 from .transfer import Pulled
@@ -37,6 +46,7 @@ RECORDS: tuple[type[Record], ...] = (
     DirectionSet, StudyFile, Lexicon, RubricScore, ValidateSpec, ValidationReport, GeometrySpec,
     GeometryRow, SimilaritySpec, SimilarityRow, TransferSpec, TransferRow, CorrelationSpec,
     CorrelationRow, DoseSpec, DoseRow, DoseVerdict,
+    KeywordRules, ScoreSpec, ScoreSummary, JudgeSpec, Judgement, Prevalence, Agreement,
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..corpus.lines import read_lines
 from ..schemas import InvalidInputError, NotFoundError, Record, near_names
 
 __all__ = ["map_columns", "read_table", "record_table", "require_columns", "write_table"]
@@ -43,8 +44,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         elif suffix == ".parquet":
             table = pd.read_parquet(path)
         else:
-            # Numbers that look like dates stay numbers, and "007" stays a string.
-            table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+            table = pd.DataFrame.from_records(read_lines(path, _row, noun="row")[0])
     except (ValueError, OSError) as err:
         msg = f"{path}: cannot be read as {suffix}: {' '.join(str(err).split())}"
         raise InvalidInputError(msg) from err
@@ -52,6 +52,13 @@ def read_table(path: str | Path) -> pd.DataFrame:
         msg = f"{path}: the table has no rows"
         raise InvalidInputError(msg)
     return table
+
+
+def _row(value: object, where: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        msg = f"{where}: expected a JSON object, got {type(value).__name__}"
+        raise InvalidInputError(msg)
+    return value
 
 
 def map_columns(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from .cli_check import ExtractGroup, check
 from .cli_corpus import corpus
 from .cli_runs import extract as run_extraction
 from .cli_runs import probe, steer
+from .cli_score import score
 from .cli_share import card, import_, pull, push
 from .cli_store import store
 from .console import emit, json_option, print_facts, say
@@ -181,5 +182,5 @@ extract = ExtractGroup(
     help="Run a model over a corpus once and store its activations; check a model.",
     commands={"run": run_extraction, "check": check},
 )
-for command in (corpus, extract, probe, steer, store):
+for command in (corpus, extract, probe, score, steer, store):
     cli.add_command(command)
