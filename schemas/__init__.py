@@ -60,6 +60,13 @@ from .scoring import (
     ScoreSpec,
     ScoreSummary,
 )
+from .shift import (
+    NegativeSpec,
+    NegativeVerdict,
+    ScenarioSpec,
+    ScenarioVerdict,
+    ShiftRow,
+)
 from .sizes import parse_size
 from .study import (
     BagOfWordsSpec,
@@ -131,6 +138,8 @@ __all__ = [
     "MapMethod",
     "MissingDependencyError",
     "ModelInfo",
+    "NegativeSpec",
+    "NegativeVerdict",
     "NotFoundError",
     "NotPulledError",
     "NullKind",
@@ -157,9 +166,12 @@ __all__ = [
     "RunPlan",
     "Scenario",
     "ScenarioPrompt",
+    "ScenarioSpec",
+    "ScenarioVerdict",
     "ScoreSpec",
     "ScoreSummary",
     "Seal",
+    "ShiftRow",
     "SimilarityRow",
     "SimilaritySpec",
     "Site",

@@ -33,6 +33,13 @@ from .scoring import (
     ScoreSpec,
     ScoreSummary,
 )
+from .shift import (
+    NegativeSpec,
+    NegativeVerdict,
+    ScenarioSpec,
+    ScenarioVerdict,
+    ShiftRow,
+)
 from .study import StudyFile
 from .text import CorpusInfo, Pair, Text
 from .transfer import Pulled
@@ -47,6 +54,7 @@ RECORDS: tuple[type[Record], ...] = (
     GeometryRow, SimilaritySpec, SimilarityRow, TransferSpec, TransferRow, CorrelationSpec,
     CorrelationRow, DoseSpec, DoseRow, DoseVerdict,
     KeywordRules, ScoreSpec, ScoreSummary, JudgeSpec, Judgement, Prevalence, Agreement,
+    NegativeSpec, NegativeVerdict, ScenarioSpec, ScenarioVerdict, ShiftRow,
 )  # fmt: skip
 
 

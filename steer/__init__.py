@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .intervention import Intervention, intervene
     from .judges import Question, judge_texts
     from .layers import compare_layers
+    from .negative import NegativeResult, contrast_negative
     from .positions import Positions, plan_positions
     from .power import margin_of, power_of, samples_for_difference, samples_for_margin
     from .prevalence import correct_prevalence, rater_agreement
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .scoring import Condition, angle_degrees, score_rows, steered_mask
     from .sweep import SweepResult, choose_pairs, sweep_direction
     from .tables import map_columns, read_table, write_table
+    from .task_free import ScenarioResult, contrast_scenarios
     from .text_scores import TextScore, build_scores, score_text
 
 __all__ = [
@@ -31,8 +33,10 @@ __all__ = [
     "DoseResult",
     "Intervention",
     "LogisticCurves",
+    "NegativeResult",
     "Positions",
     "Question",
+    "ScenarioResult",
     "ScoredTable",
     "SweepResult",
     "TextScore",
@@ -41,6 +45,8 @@ __all__ = [
     "build_scores",
     "choose_pairs",
     "compare_layers",
+    "contrast_negative",
+    "contrast_scenarios",
     "correct_prevalence",
     "endpoint_ask",
     "fit_curves",
@@ -70,8 +76,10 @@ _MODULES = {
     "DoseResult": "doses",
     "Intervention": "intervention",
     "LogisticCurves": "curves",
+    "NegativeResult": "negative",
     "Positions": "positions",
     "Question": "judges",
+    "ScenarioResult": "task_free",
     "ScoredTable": "scored_tables",
     "SweepResult": "sweep",
     "TextScore": "text_scores",
@@ -80,6 +88,8 @@ _MODULES = {
     "build_scores": "text_scores",
     "choose_pairs": "sweep",
     "compare_layers": "layers",
+    "contrast_negative": "negative",
+    "contrast_scenarios": "task_free",
     "correct_prevalence": "prevalence",
     "endpoint_ask": "choices",
     "fit_curves": "curves",

@@ -15,6 +15,7 @@ import click
 from ._version import __version__
 from .cli_check import ExtractGroup, check
 from .cli_corpus import corpus
+from .cli_doses import doses, negative, samples, task_free
 from .cli_runs import extract as run_extraction
 from .cli_runs import probe, steer
 from .cli_score import score
@@ -182,5 +183,7 @@ extract = ExtractGroup(
     help="Run a model over a corpus once and store its activations; check a model.",
     commands={"run": run_extraction, "check": check},
 )
-for command in (corpus, extract, probe, score, steer, store):
+for command in (
+    corpus, doses, extract, negative, probe, samples, score, steer, store, task_free,
+):  # fmt: skip
     cli.add_command(command)
