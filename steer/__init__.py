@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .intervention import Intervention, intervene
     from .judges import Question, judge_texts
     from .layers import compare_layers
+    from .model_scores import first_token_kl, perplexities
     from .negative import NegativeResult, contrast_negative
     from .positions import Positions, plan_positions
     from .power import margin_of, power_of, samples_for_difference, samples_for_margin
@@ -49,12 +50,14 @@ __all__ = [
     "contrast_scenarios",
     "correct_prevalence",
     "endpoint_ask",
+    "first_token_kl",
     "fit_curves",
     "force_choices",
     "intervene",
     "judge_texts",
     "map_columns",
     "margin_of",
+    "perplexities",
     "plan_positions",
     "power_of",
     "rater_agreement",
@@ -92,12 +95,14 @@ _MODULES = {
     "contrast_scenarios": "task_free",
     "correct_prevalence": "prevalence",
     "endpoint_ask": "choices",
+    "first_token_kl": "model_scores",
     "fit_curves": "curves",
     "force_choices": "choices",
     "intervene": "intervention",
     "judge_texts": "judges",
     "map_columns": "tables",
     "margin_of": "power",
+    "perplexities": "model_scores",
     "plan_positions": "positions",
     "power_of": "power",
     "rater_agreement": "prevalence",
