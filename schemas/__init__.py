@@ -38,6 +38,7 @@ from .comparison import (
 )
 from .direction import Direction, DirectionSet, Reliability, require_like
 from .diversity import CorpusStats, DiversityRow, StatsSpec
+from .doses import DoseRow, DoseSpec, DoseVerdict
 from .errors import (
     ActlakeError,
     AlreadyExistsError,
@@ -95,6 +96,22 @@ from .run import (
     TokenizerInfo,
 )
 from .scenario import CATEGORIES, RUBRIC_LEVELS, Category, Scenario, ScenarioPrompt
+from .scoring import (
+    Judgement,
+    JudgeSpec,
+    KeywordRules,
+    Prevalence,
+    RaterAgreement,
+    ScoreSpec,
+    ScoreSummary,
+)
+from .shift import (
+    NegativeSpec,
+    NegativeVerdict,
+    ScenarioSpec,
+    ScenarioVerdict,
+    ShiftRow,
+)
 from .sizes import parse_size
 from .study import (
     BagOfWordsSpec,
@@ -159,6 +176,9 @@ __all__ = [
     "Direction",
     "DirectionSet",
     "DiversityRow",
+    "DoseRow",
+    "DoseSpec",
+    "DoseVerdict",
     "Dtype",
     "EngineName",
     "EnvironmentInfo",
@@ -170,6 +190,9 @@ __all__ = [
     "GeometrySpec",
     "IncompleteError",
     "InvalidInputError",
+    "JudgeSpec",
+    "Judgement",
+    "KeywordRules",
     "LexicalArm",
     "Lexicon",
     "LexiconEntry",
@@ -180,6 +203,8 @@ __all__ = [
     "MediationRow",
     "MissingDependencyError",
     "ModelInfo",
+    "NegativeSpec",
+    "NegativeVerdict",
     "NotFoundError",
     "NotPulledError",
     "NullKind",
@@ -195,11 +220,13 @@ __all__ = [
     "PersonaSet",
     "Place",
     "Pool",
+    "Prevalence",
     "ProbeMethod",
     "ProbeSpec",
     "Pulled",
     "PulledPart",
     "RandomSpec",
+    "RaterAgreement",
     "Reason",
     "Record",
     "Reliability",
@@ -216,7 +243,12 @@ __all__ = [
     "RunPlan",
     "Scenario",
     "ScenarioPrompt",
+    "ScenarioSpec",
+    "ScenarioVerdict",
+    "ScoreSpec",
+    "ScoreSummary",
     "Seal",
+    "ShiftRow",
     "SimilarityRow",
     "SimilaritySpec",
     "Site",

@@ -21,6 +21,7 @@ from .comparison import (
 )
 from .direction import Direction, DirectionSet
 from .diversity import CorpusStats, StatsSpec
+from .doses import DoseRow, DoseSpec, DoseVerdict
 from .generation import (
     Attempt,
     GenerateSpec,
@@ -44,6 +45,22 @@ from .result import ResultRow, SteeringRow
 from .review import ReviewKey, ReviewReport
 from .run import BlockCommit, RunManifest, RunPlan, Seal, StoreInfo
 from .scenario import Scenario
+from .scoring import (
+    Judgement,
+    JudgeSpec,
+    KeywordRules,
+    Prevalence,
+    RaterAgreement,
+    ScoreSpec,
+    ScoreSummary,
+)
+from .shift import (
+    NegativeSpec,
+    NegativeVerdict,
+    ScenarioSpec,
+    ScenarioVerdict,
+    ShiftRow,
+)
 from .study import StudyFile
 from .text import CorpusInfo, Pair, Text
 from .transfer import Pulled
@@ -60,7 +77,9 @@ RECORDS: tuple[type[Record], ...] = (
     CorrelationRow, CorpusStats, StatsSpec, VariantLog, VariantSpec, ReviewKey, ReviewReport,
     Attempt, GenerateSpec, GenerationPlan, GenerationReport, PersonaSet, TextProvenance,
     AnalyzeSpec, Contrast, PatchSpec, PatchRow, MediateSpec, MediationRow, MatchedSpec,
-    MatchedRow, SteeredTextsSpec,
+    MatchedRow, SteeredTextsSpec, DoseSpec, DoseRow, DoseVerdict,
+    KeywordRules, ScoreSpec, ScoreSummary, JudgeSpec, Judgement, Prevalence, RaterAgreement,
+    NegativeSpec, NegativeVerdict, ScenarioSpec, ScenarioVerdict, ShiftRow,
 )  # fmt: skip
 
 

@@ -1,57 +1,285 @@
-"""Interventions: steering a model along a direction and measuring what changes."""
+"""Interventions: steering a model along a direction and measuring what changes.
 
-from .aligned import AlignedCase, align_contrasts
-from .attribution import attribute_patches
-from .contrast_directions import fit_contrast_direction
-from .generated_table import condition_cost, generate_table, prompt_ids, read_generated
-from .generation import Generated, GenerateRow, generate_rows
-from .intervention import Intervention, intervene
-from .layers import compare_layers
-from .matched import MatchedResult, compare_with_steering, weigh_comparison
-from .mediation import MediationResult, decompose_effects, mediate, weigh_mediation
-from .patched_runs import CaseOutcome, CleanRuns, Patch, PatchCost, run_patches
-from .patching import PatchResult, sweep_patches, weigh_sweep
-from .positions import Positions, plan_positions
-from .scoring import Condition, angle_degrees, score_rows, steered_mask
-from .sweep import SweepResult, choose_pairs, sweep_direction
+The names below are imported when they are first used: torch loads only for what runs a model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .aligned import (
+        AlignedCase,
+        align_contrasts,
+    )
+    from .attribution import (
+        attribute_patches,
+    )
+    from .choices import (
+        ChoiceItem,
+        ChoiceResult,
+        endpoint_ask,
+        force_choices,
+    )
+    from .contrast_directions import (
+        fit_contrast_direction,
+    )
+    from .curves import (
+        LogisticCurves,
+        fit_curves,
+    )
+    from .doses import (
+        DoseResult,
+        analyse_doses,
+    )
+    from .generated_table import (
+        condition_cost,
+        generate_table,
+        prompt_ids,
+        read_generated,
+    )
+    from .generation import (
+        Generated,
+        GenerateRow,
+        generate_rows,
+    )
+    from .intervention import (
+        Intervention,
+        intervene,
+    )
+    from .judges import (
+        Question,
+        judge_texts,
+    )
+    from .layers import (
+        compare_layers,
+    )
+    from .matched import (
+        MatchedResult,
+        compare_with_steering,
+        weigh_comparison,
+    )
+    from .mediation import (
+        MediationResult,
+        decompose_effects,
+        mediate,
+        weigh_mediation,
+    )
+    from .model_scores import (
+        first_token_kl,
+        perplexities,
+    )
+    from .negative import (
+        NegativeResult,
+        contrast_negative,
+    )
+    from .patched_runs import (
+        CaseOutcome,
+        CleanRuns,
+        Patch,
+        PatchCost,
+        run_patches,
+    )
+    from .patching import (
+        PatchResult,
+        sweep_patches,
+        weigh_sweep,
+    )
+    from .positions import (
+        Positions,
+        plan_positions,
+    )
+    from .power import (
+        margin_of,
+        power_of,
+        samples_for_difference,
+        samples_for_margin,
+    )
+    from .prevalence import (
+        correct_prevalence,
+        rater_agreement,
+    )
+    from .scored_tables import (
+        ScoredTable,
+        score_table,
+    )
+    from .scoring import (
+        Condition,
+        angle_degrees,
+        score_rows,
+        steered_mask,
+    )
+    from .sweep import (
+        SweepResult,
+        choose_pairs,
+        sweep_direction,
+    )
+    from .tables import (
+        map_columns,
+        read_table,
+        write_table,
+    )
+    from .task_free import (
+        ScenarioResult,
+        contrast_scenarios,
+    )
+    from .text_scores import (
+        TextScore,
+        build_scores,
+        score_text,
+    )
 
 __all__ = [
     "AlignedCase",
     "CaseOutcome",
+    "ChoiceItem",
+    "ChoiceResult",
     "CleanRuns",
     "Condition",
+    "DoseResult",
     "GenerateRow",
     "Generated",
     "Intervention",
+    "LogisticCurves",
     "MatchedResult",
     "MediationResult",
+    "NegativeResult",
     "Patch",
     "PatchCost",
     "PatchResult",
     "Positions",
+    "Question",
+    "ScenarioResult",
+    "ScoredTable",
     "SweepResult",
+    "TextScore",
     "align_contrasts",
+    "analyse_doses",
     "angle_degrees",
     "attribute_patches",
+    "build_scores",
     "choose_pairs",
     "compare_layers",
     "compare_with_steering",
     "condition_cost",
+    "contrast_negative",
+    "contrast_scenarios",
+    "correct_prevalence",
     "decompose_effects",
+    "endpoint_ask",
+    "first_token_kl",
     "fit_contrast_direction",
+    "fit_curves",
+    "force_choices",
     "generate_rows",
     "generate_table",
     "intervene",
+    "judge_texts",
+    "map_columns",
+    "margin_of",
     "mediate",
+    "perplexities",
     "plan_positions",
+    "power_of",
     "prompt_ids",
+    "rater_agreement",
     "read_generated",
+    "read_table",
     "run_patches",
+    "samples_for_difference",
+    "samples_for_margin",
     "score_rows",
+    "score_table",
+    "score_text",
     "steered_mask",
     "sweep_direction",
     "sweep_patches",
     "weigh_comparison",
     "weigh_mediation",
     "weigh_sweep",
+    "write_table",
 ]
+
+_MODULES = {
+    "AlignedCase": "aligned",
+    "CaseOutcome": "patched_runs",
+    "ChoiceItem": "choices",
+    "ChoiceResult": "choices",
+    "CleanRuns": "patched_runs",
+    "Condition": "scoring",
+    "DoseResult": "doses",
+    "GenerateRow": "generation",
+    "Generated": "generation",
+    "Intervention": "intervention",
+    "LogisticCurves": "curves",
+    "MatchedResult": "matched",
+    "MediationResult": "mediation",
+    "NegativeResult": "negative",
+    "Patch": "patched_runs",
+    "PatchCost": "patched_runs",
+    "PatchResult": "patching",
+    "Positions": "positions",
+    "Question": "judges",
+    "ScenarioResult": "task_free",
+    "ScoredTable": "scored_tables",
+    "SweepResult": "sweep",
+    "TextScore": "text_scores",
+    "align_contrasts": "aligned",
+    "analyse_doses": "doses",
+    "angle_degrees": "scoring",
+    "attribute_patches": "attribution",
+    "build_scores": "text_scores",
+    "choose_pairs": "sweep",
+    "compare_layers": "layers",
+    "compare_with_steering": "matched",
+    "condition_cost": "generated_table",
+    "contrast_negative": "negative",
+    "contrast_scenarios": "task_free",
+    "correct_prevalence": "prevalence",
+    "decompose_effects": "mediation",
+    "endpoint_ask": "choices",
+    "first_token_kl": "model_scores",
+    "fit_contrast_direction": "contrast_directions",
+    "fit_curves": "curves",
+    "force_choices": "choices",
+    "generate_rows": "generation",
+    "generate_table": "generated_table",
+    "intervene": "intervention",
+    "judge_texts": "judges",
+    "map_columns": "tables",
+    "margin_of": "power",
+    "mediate": "mediation",
+    "perplexities": "model_scores",
+    "plan_positions": "positions",
+    "power_of": "power",
+    "prompt_ids": "generated_table",
+    "rater_agreement": "prevalence",
+    "read_generated": "generated_table",
+    "read_table": "tables",
+    "run_patches": "patched_runs",
+    "samples_for_difference": "power",
+    "samples_for_margin": "power",
+    "score_rows": "scoring",
+    "score_table": "scored_tables",
+    "score_text": "text_scores",
+    "steered_mask": "scoring",
+    "sweep_direction": "sweep",
+    "sweep_patches": "patching",
+    "weigh_comparison": "matched",
+    "weigh_mediation": "mediation",
+    "weigh_sweep": "patching",
+    "write_table": "tables",
+}
+
+
+def __getattr__(name: str) -> Any:  # a module's attribute can be anything  # noqa: ANN401
+    """Import the module of a public name when it is first asked for."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return __all__

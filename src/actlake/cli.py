@@ -16,6 +16,7 @@ from ._version import __version__
 from .cli_analyze import analyze
 from .cli_check import ExtractGroup, check
 from .cli_corpus import corpus
+from .cli_doses import doses, negative, samples, task_free
 from .cli_generate import generate
 from .cli_geometry import COMPARISONS
 from .cli_progress import progress
@@ -23,6 +24,7 @@ from .cli_review import review
 from .cli_runs import extract as run_extraction
 from .cli_runs import probe
 from .cli_runs import steer as run_steering
+from .cli_score import score
 from .cli_share import card, import_, pull, push
 from .cli_steer import generate as generate_steered
 from .cli_steer import match, mediate, patch
@@ -206,5 +208,8 @@ steer = ExtractGroup(
         "generate": generate_steered,
     },
 )
-for command in (analyze, corpus, extract, progress, probe, steer, store):
+for command in (
+    analyze, corpus, doses, extract, negative, probe, progress, samples, score, steer, store,
+    task_free,
+):  # fmt: skip
     cli.add_command(command)
