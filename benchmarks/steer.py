@@ -6,6 +6,7 @@ Every figure is a ratio within one run. QUICK=1 uses a smaller model and smaller
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actlake.extract import LoadedModel, ModelSource, find_blocks, replace_hidden, unwrap_hidden
 from actlake.extract.loading import load_model
-from actlake.schemas import Contrast, GenerateSpec, PatchSpec
+from actlake.schemas import Contrast, GenerateSpec, PatchSpec, Place
 from actlake.steer import AlignedCase, GenerateRow, generate_rows, sweep_patches
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,7 +24,7 @@ from benchmarks.harness import QUICK, compare, emit
 N_LAYERS, HIDDEN = (6, 256) if QUICK else (12, 640)  # 60 M parameters
 REPEATS = 1 if QUICK else 3
 N_PROMPT, N_SYSTEM, N_ANSWER = 60, 20, 16
-PLACES = (-1, -4) if QUICK else (-1, -2, -4, -8, "suffix")
+PLACES: tuple[Place, ...] = (-1, -4) if QUICK else (-1, -2, -4, -8, "suffix")
 N_PROMPTS, N_ALPHAS, N_DIRECTIONS = (4, 3, 2) if QUICK else (8, 11, 4)
 N_NEW = 12 if QUICK else 32
 LAYER = N_LAYERS // 2
@@ -102,7 +103,8 @@ def patch_one_by_one(loaded: LoadedModel, case: AlignedCase) -> np.ndarray:
                     torch.from_numpy(np.concatenate([case.prompts[r], answer])).long()[None]
                     for r in ("source", "base")
                 ]
-                for hook, row in zip((keep, write), ids, strict=True):
+                hooks: tuple[Callable[..., object], ...] = (keep, write)
+                for hook, row in zip(hooks, ids, strict=True):
                     handle = blocks[layer].register_forward_hook(hook)
                     logits = loaded.network(row, use_cache=False).logits[0]
                     handle.remove()
