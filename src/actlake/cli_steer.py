@@ -100,9 +100,9 @@ def _read_directions(path: Path) -> DirectionSet:
     except (OSError, ValueError) as err:
         msg = f"{path} cannot be read: {err}; expected a direction or a set of them, as JSON"
         raise InvalidInputError(msg) from err
-    if isinstance(values, dict) and "directions" not in values:
-        return DirectionSet(directions=(Direction.parse(values, where=str(path)),))
-    return DirectionSet.parse(values, where=str(path))
+    if isinstance(values, dict) and "directions" in values:
+        return DirectionSet.parse(values, where=str(path))
+    return DirectionSet(directions=(Direction.parse(values, where=str(path)),))
 
 
 def _vectors_of(
@@ -396,6 +396,6 @@ def generate(
         "texts": len(table),
         "ended": int(table["ended"].sum()),
         "tokens": int(table["n_new"].sum()),
-        "folder": str(out),
     }
+    say(f"table: {out}")
     emit(facts, as_json=as_json, show=lambda: print_facts(facts))
