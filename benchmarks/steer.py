@@ -6,8 +6,8 @@ Every figure is a ratio within one run. QUICK=1 uses a smaller model and smaller
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ def patch_one_by_one(loaded: LoadedModel, case: AlignedCase) -> np.ndarray:
                     torch.from_numpy(np.concatenate([case.prompts[r], answer])).long()[None]
                     for r in ("source", "base")
                 ]
-                hooks: tuple[Any, ...] = (keep, write)
+                hooks: tuple[Callable[..., object], ...] = (keep, write)
                 for hook, row in zip(hooks, ids, strict=True):
                     handle = blocks[layer].register_forward_hook(hook)
                     logits = loaded.network(row, use_cache=False).logits[0]

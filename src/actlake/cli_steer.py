@@ -62,8 +62,8 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
 def _read_spec(kind: type[Record], path: Path | None, given: dict[str, Any]) -> Any:  # noqa: ANN401
     from .corpus import read_toml
 
-    values = dict(read_toml(path, noun="setting")) if path else {}
-    values |= {name: value for name, value in given.items() if value is not None}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    values = (read_toml(path, noun="setting") if path else {}) | chosen
     if isinstance(values.get("layers"), str) and values["layers"] != "all":
         values["layers"] = parse_layers(values["layers"])
     return kind.parse(values, where=str(path) if path else "options")
@@ -100,9 +100,9 @@ def _read_directions(path: Path) -> DirectionSet:
     except (OSError, ValueError) as err:
         msg = f"{path} cannot be read: {err}; expected a direction or a set of them, as JSON"
         raise InvalidInputError(msg) from err
-    if isinstance(values, dict) and "directions" not in values:
-        return DirectionSet(directions=(Direction.parse(values, where=str(path)),))
-    return DirectionSet.parse(values, where=str(path))
+    if isinstance(values, dict) and "directions" in values:
+        return DirectionSet.parse(values, where=str(path))
+    return DirectionSet(directions=(Direction.parse(values, where=str(path)),))
 
 
 def _vectors_of(
@@ -158,9 +158,9 @@ def _prepare(
     cases = align_contrasts(loaded, found)
     n_fit = options["n_fit"]
     if options["direction_file"]:
-        directions = _read_directions(options["direction_file"])
-        vectors = _vectors_of(directions, loaded, method=options["method"], layers=spec.layers)
-        return loaded, cases, vectors
+        given = _read_directions(options["direction_file"])
+        method, layers = options["method"], spec.layers
+        return loaded, cases, _vectors_of(given, loaded, method=method, layers=layers)
     if not n_fit:
         return loaded, cases, None
     if n_fit >= len(cases):
@@ -199,9 +199,9 @@ def _finish(
     options: dict[str, Any],
     as_json: bool,
 ) -> None:
-    facts = {"model": options["model"], "contrasts": str(options["contrasts"])}
+    facts = {key: str(options[key]) for key in ("model", "contrasts")}
     _save(result, options["out"], name=name, spec=spec, facts=facts)
-    kept = "arm" if name == "patching" else "mediator" if name == "mediation" else "what"
+    kept = {"patching": "arm", "mediation": "mediator", "matched": "what"}[name]
     shown = result.rows[result.rows[kept] != "random"][columns]
     records = json.loads(shown.round(4).to_json(orient="records"))
     emit(records, as_json=as_json, show=lambda: print_table(records))
@@ -381,11 +381,8 @@ def generate(
     vectors = with_random(direction, n_random=options["n_random"], seed=0)
     labels = [options["method"], *(f"random-{i}" for i in range(options["n_random"]))]
     _, texts = load_corpus(StudyCorpus(source=source))
-    asked = {
-        (t.system, t.prompt, t.messages): t
-        for t in reversed(texts)
-        if t.prompt is not None or t.messages is not None
-    }
+    answering = [t for t in reversed(texts) if t.prompt is not None or t.messages is not None]
+    asked = {(t.system, t.prompt, t.messages): t for t in answering}
     prompts = prompt_ids(loaded, list(reversed(asked.values()))[: options["n_prompts"]])
     directions = dict(zip(labels, vectors, strict=True))
     if options["dry_run"]:
@@ -396,6 +393,6 @@ def generate(
         "texts": len(table),
         "ended": int(table["ended"].sum()),
         "tokens": int(table["n_new"].sum()),
-        "folder": str(out),
     }
+    say(f"table: {out}")
     emit(facts, as_json=as_json, show=lambda: print_facts(facts))

@@ -70,7 +70,7 @@ def padded(rows):
     blocks = [torch.nn.Identity() for _ in range(PLACES)]
     capture = PooledCapture(blocks, sites=("resid_post",), layers=range(PLACES), pools=POOLS)
 
-    def network(*, use_cache):
+    def network():
         for place, block in enumerate(blocks):
             hidden = torch.full((len(rows), longest, HIDDEN), torch.nan)
             for i, row in enumerate(rows):
