@@ -16,6 +16,7 @@ from ..schemas import (
     texts_digest,
 )
 from ..store import Store, finish_append, new_texts, plan_append
+from .engines import check_engine
 from .environment import extraction_environment
 from .run import ExtractResult, extract_blocks, plan_extraction
 from .worker import Worker
@@ -25,11 +26,13 @@ __all__ = ["append_texts", "settings_of"]
 
 def settings_of(plan: RunPlan) -> tuple[CaptureSpec, ExtractSpec]:
     """Return what a run was made with, as far as it decides what is stored."""
+    by_vllm = plan.engine == "vllm"  # which chooses its own attention
     extract = ExtractSpec(
+        engine=plan.engine,
         batch_tokens=plan.batch_tokens,
         codec="none" if plan.codec == "crc32c" else "blosc",
         bits16=any(spec.dtype != "float32" for spec in plan.arrays),
-        attn_implementation=plan.model.attn_implementation,
+        attn_implementation=None if by_vllm else plan.model.attn_implementation,
         seed=plan.seed,
     )
     return plan.capture, extract
@@ -92,6 +95,7 @@ def append_texts(
         return ExtractResult(*finish_append(store, run), 0, 0)
     of_run = settings_of(append.run)
     capture, extract = capture or of_run[0], extract or of_run[1]
+    check_engine(extract)
     corpus = f"{info.id}+{texts_digest(added).removeprefix('sha256:')[:8]}"
     prepared = plan_extraction(
         added,

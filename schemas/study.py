@@ -80,8 +80,10 @@ class ExtractSpec(Record):
         if self.tensor_parallel > 1 and self.engine != "vllm":
             msg = "tensor_parallel needs engine = 'vllm'"
             raise ValueError(msg)
-        if self.engine == "vllm" and (self.device != "auto" or self.attn_implementation):
-            msg = "device and attn_implementation are vLLM's own choice; leave them out"
+        if self.engine == "vllm" and (
+            self.device != "auto" or self.attn_implementation or self.device_map
+        ):
+            msg = "device, device_map and attn_implementation are vLLM's own choice; leave them out"
             raise ValueError(msg)
         if isinstance(self.chunk_size, str):
             try:

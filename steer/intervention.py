@@ -165,7 +165,9 @@ def _check(wanted: Intervention, *, backbone: nn.Module, blocks: Sequence[nn.Mod
             raise InvalidInputError(msg)
     if wanted.site not in _STREAM:
         if backbone not in _PROVEN:
-            _PROVEN[backbone] = proven_sites(backbone, blocks)
+            found = proven_sites(backbone, blocks)
+            # Heads are as wide as the attention, not as the stream that directions live in.
+            _PROVEN[backbone] = [site for site in found if site != "attn_heads"]
         if wanted.site not in _PROVEN[backbone]:
             there = ", ".join(_PROVEN[backbone])
             msg = f"{type(backbone).__name__} has no site {wanted.site}; it has {there}"
