@@ -29,7 +29,7 @@ def test_a_stage_is_done_again_once_texts_were_appended(tmp_path):
     assert after["content_digest"] == content_digest(store, "tiny") != before["content_digest"]
 
 
-def testrun_provenance_names_what_was_appended(tmp_path):
+def test_run_provenance_names_what_was_appended(tmp_path):
     store = create_store(tmp_path / "store")
     fill_store(store)
     assert "appended" not in run_provenance(store, "tiny")
