@@ -1,15 +1,20 @@
 """Extraction against the bare forward pass, on the CPU: a random Llama, 400 texts of mixed length.
 
-Every figure is a ratio within one run. QUICK=1 uses a smaller model and fewer texts.
+Every figure is a ratio within one run. QUICK=1 uses a smaller model and fewer texts. Where
+TransformerLens and nnsight are installed (the environment of ``make test-oracle``), the same
+activations are brought to disk with them too.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,7 @@ from actlake.extract import (
 from actlake.extract.engine import pad_rows
 from actlake.models import organism_path
 from actlake.schemas import CaptureSpec, ExtractSpec, Text
+from actlake.schemas.capture import TokenCapture
 from actlake.store import create_store
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -90,18 +96,19 @@ class Bench:
         self.loaded = load_model(str(self.model), device="cpu")
         self.prepared = self.prepare(16384 if not QUICK else 4096)
         self.alone = self.prepare(1)
+        self.tokens = self.prepare(16384 if not QUICK else 4096, tokens=TokenCapture())
         self.n_runs = 0
         n = self.loaded.info.n_parameters / 1e6
         print(f"{n:.0f} M parameters, {self.prepared.plan.n_tokens} tokens")
 
-    def prepare(self, batch_tokens: int) -> Any:
-        """Return the plan with batches of so many tokens."""
+    def prepare(self, batch_tokens: int, *, tokens: TokenCapture | None = None) -> Any:
+        """Return the plan with batches of so many tokens, all layers token by token if asked."""
         return prepare_run(
             self.texts,
             self.loaded,
             run="bench",
             corpus="bench",
-            capture=CaptureSpec(),
+            capture=CaptureSpec(tokens=tokens),
             extract=ExtractSpec(batch_tokens=batch_tokens, chunk_size=64, device="cpu"),
         )
 
@@ -131,11 +138,68 @@ class Bench:
         )
         engine = TransformersEngine(
             self.loaded, sites=("resid_post",), layers=prepared.plan.layers,
-            pools=prepared.plan.capture.pools,
+            pools=prepared.plan.capture.pools, tokens=prepared.token_layers,
         )  # fmt: skip
         with engine.ready():
             stream_blocks(prepared, engine, writer, blocks=writer.pending_blocks())
         writer.seal()
+
+    def pooled_by(self, run: Callable[[torch.Tensor, torch.Tensor], list[torch.Tensor]]) -> None:
+        """Bring the pools of all layers to disk, a file per batch, with another library's ``run``.
+
+        It is given our own batches, ids and attention mask (row, token), and returns each layer's
+        output (row, token, hidden).
+        """
+        self.n_runs += 1
+        folder = self.folder / f"other-{self.n_runs}"
+        folder.mkdir()
+        prepared = self.prepared
+        for block in range(prepared.plan.n_blocks):
+            for batch in prepared.batches(block):
+                rows = [prepared.rows[i] for i in batch]
+                ids, attended, masks = pad_rows(rows, pad_id=0, bos_id=1)
+                every = torch.arange(len(rows))
+                pools = []
+                for hidden in run(ids, attended):
+                    kept = torch.where(masks.response[..., None], hidden, 0.0).sum(dim=1)
+                    pools += [
+                        kept / masks.response.sum(dim=1)[:, None],
+                        hidden[every, masks.positions["last_prompt"]],
+                        hidden[every, masks.positions["last_response"]],
+                    ]
+                torch.save(torch.stack(pools), folder / f"{batch[0]}.pt")
+
+    def libraries(self) -> dict[str, Callable[[], None]]:
+        """Return what does the same with each library that is installed."""
+        found: dict[str, Callable[[], None]] = {}
+        if importlib.util.find_spec("transformer_lens"):
+            from transformer_lens.model_bridge import TransformerBridge
+
+            bridge = TransformerBridge.boot_transformers(str(self.model), device="cpu")
+            names = [f"blocks.{layer}.hook_out" for layer in range(N_LAYERS)]
+
+            def lens(ids: torch.Tensor, attended: torch.Tensor) -> list[torch.Tensor]:
+                with torch.inference_mode():
+                    _, cache = bridge.run_with_cache(
+                        ids, attention_mask=attended, names_filter=names, return_type=None
+                    )
+                return [cache[name] for name in names]
+
+            found["transformerlens"] = partial(self.pooled_by, lens)
+        if importlib.util.find_spec("nnsight"):
+            from nnsight import NNsight
+
+            wrapped = NNsight(AutoModelForCausalLM.from_pretrained(self.model))
+
+            def sight(ids: torch.Tensor, attended: torch.Tensor) -> list[torch.Tensor]:
+                seen = []
+                with torch.inference_mode(), wrapped.trace(ids, attention_mask=attended):
+                    for block in wrapped.model.layers:
+                        seen.append(block.output.save())  # noqa: PERF401
+                return seen
+
+            found["nnsight"] = partial(self.pooled_by, sight)
+        return found
 
     def naive(self, n_texts: int) -> None:
         """One causal-LM forward per text and layer with all hidden states, as scripts do."""
@@ -191,6 +255,13 @@ def main() -> None:
         figures["speedup_vs_batch1"] = compare(
             "batch1", bench.extract, lambda: bench.extract(bench.alone), repeats=REPEATS
         )
+        slowed = compare(
+            "tokens", lambda: bench.extract(bench.tokens), bench.forward, repeats=REPEATS
+        )
+        figures["tokens_overhead_vs_forward"] = round(1 / slowed, 3)
+        for name, theirs in bench.libraries().items():
+            theirs()
+            figures[f"speedup_vs_{name}"] = compare(name, bench.extract, theirs, repeats=REPEATS)
         some = 5 if QUICK else 20
         bench.naive(1)
         naive = seconds(lambda: bench.naive(some)) * N_TEXTS / some
