@@ -202,7 +202,7 @@ class VllmEngine:
     def _refusal(self, err: Exception) -> str:
         lines = str(err).strip().splitlines() or [type(err).__name__]
         return (
-            f"{self._loaded.info.name}: vLLM cannot load it: {lines[0]}; use the transformers "
+            f"{self._loaded.info.name}: vLLM cannot run it: {lines[0]}; use the transformers "
             "engine, or set VLLM_LOGGING_LEVEL=INFO to see what vLLM says"
         )
 

@@ -237,6 +237,8 @@ class _Capture:
 
     def _begin_step(self, _module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ANN401
         self._step = None
+        if self._failure is not None:  # this run is lost: nothing more is captured
+            return
         with self._kept():
             starts = _query_starts()
             if starts is None:  # a dummy pass of vLLM's own: no requests
@@ -262,16 +264,14 @@ class _Capture:
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        """Keep an exception of a hook for the next call from outside, and capture no more."""
-        if self._failure is not None:
-            yield
-            return
+        """Keep the first exception of a hook for the next call from outside."""
         try:
             yield
         except InvalidInputError as err:
-            self._failure = err
+            self._failure = self._failure or err
         except Exception as err:  # carried to the engine  # noqa: BLE001
-            self._failure = InvalidInputError(f"a hook failed: {_located(err)}")
+            failure = InvalidInputError(f"a hook failed: {_located(err)}")
+            self._failure = self._failure or failure
 
 
 def check_head_sizes(runner: Any) -> None:  # noqa: ANN401
