@@ -58,14 +58,18 @@ def test_what_was_given_up_or_is_dead_is_not_at_work(store):
 def test_speed_is_that_between_the_commits(store):
     plan = make_plan(n_texts=10, rows=2)
     write_run(store, plan, blocks=[0, 1, 2], seal=False)
-    assert run_progress(store, "tiny").texts_per_second is None  # all in one second
-    for block in range(3):
-        edit(
-            store, f"runs/tiny/commits/{block}.json",
-            lambda commit, block=block: commit.update(
-                committed_at=f"2030-01-01T00:00:{10 * block:02d}+00:00"
-            ),
-        )  # fmt: skip
+
+    def commit_every(seconds):
+        for block in range(3):
+            time_of_commit = f"2030-01-01T00:00:{seconds * block:02d}+00:00"
+            edit(
+                store, f"runs/tiny/commits/{block}.json",
+                lambda commit: commit.update(committed_at=time_of_commit),
+            )  # fmt: skip
+
+    commit_every(0)
+    assert run_progress(store, "tiny").texts_per_second is None
+    commit_every(10)
     now = run_progress(store, "tiny")
     assert now.texts_per_second == pytest.approx(4 / 20)
     assert now.seconds_left == pytest.approx(4 / (4 / 20))
