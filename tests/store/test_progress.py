@@ -64,7 +64,7 @@ def test_speed_is_that_between_the_commits(store):
             time_of_commit = f"2030-01-01T00:00:{seconds * block:02d}+00:00"
             edit(
                 store, f"runs/tiny/commits/{block}.json",
-                lambda commit: commit.update(committed_at=time_of_commit),
+                lambda commit, at=time_of_commit: commit.update(committed_at=at),
             )  # fmt: skip
 
     commit_every(0)

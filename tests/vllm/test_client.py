@@ -6,10 +6,12 @@ import os
 
 import pytest
 
-from actlake.corpus import ChatRequest, VllmClient
+from actlake.corpus import ChatRequest, VllmClient, generate_corpus, pair_texts, read_jsonl
 from actlake.corpus.grammar import classify_response
 from actlake.corpus.lexicon import SYSTEM_PLAIN
 from actlake.models import organism_path
+from actlake.schemas import GenerationReport, TextProvenance
+from tests.corpus.test_generation import LENIENT, PERSONAS, SPEC, design
 
 pytestmark = pytest.mark.vllm
 PROMPT = (
@@ -74,3 +76,24 @@ def test_the_engine_names_itself(client):
     assert client.engine.engine == "vllm"
     assert client.engine.engine_version == vllm.__version__
     assert os.environ["VLLM_LOGGING_STREAM"] == "ext://sys.stderr"
+
+
+def test_a_corpus_is_generated_whole_and_goes_on_for_nothing(client, tmp_path):
+    def generate() -> GenerationReport:
+        return generate_corpus(
+            design(), PERSONAS, client, folder=tmp_path, spec=SPEC, validation=LENIENT
+        )
+
+    report = generate()
+    assert report.stopped == "complete", report
+    texts = read_jsonl(tmp_path / "texts.jsonl")
+    pairs = pair_texts(texts)
+    assert (len(pairs), len(texts)) == (8, 18)
+    arms = [(t.arm, classify_response(t.response)) for t in texts if t.pair]
+    assert sum(asked == given for asked, given in arms) >= 8
+    lines = (tmp_path / "provenance.jsonl").read_text().splitlines()
+    found = [TextProvenance.parse_json(line) for line in lines]
+    assert all(p.engine_version == client.engine.engine_version for p in found)
+    answered = (tmp_path / "attempts.jsonl").read_bytes()
+    assert generate() == report
+    assert (tmp_path / "attempts.jsonl").read_bytes() == answered
