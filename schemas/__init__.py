@@ -105,6 +105,7 @@ from .scoring import (
     ScoreSpec,
     ScoreSummary,
 )
+from .shared_result import StageResult
 from .shift import (
     NegativeSpec,
     NegativeVerdict,
@@ -254,6 +255,7 @@ __all__ = [
     "Site",
     "SpanPool",
     "Split",
+    "StageResult",
     "StatsSpec",
     "SteerSpec",
     "SteeredTextsSpec",

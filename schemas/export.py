@@ -54,6 +54,7 @@ from .scoring import (
     ScoreSpec,
     ScoreSummary,
 )
+from .shared_result import StageResult
 from .shift import (
     NegativeSpec,
     NegativeVerdict,
@@ -77,7 +78,7 @@ RECORDS: tuple[type[Record], ...] = (
     CorrelationRow, CorpusStats, StatsSpec, VariantLog, VariantSpec, ReviewKey, ReviewReport,
     Attempt, GenerateSpec, GenerationPlan, GenerationReport, PersonaSet, TextProvenance,
     AnalyzeSpec, Contrast, PatchSpec, PatchRow, MediateSpec, MediationRow, MatchedSpec,
-    MatchedRow, SteeredTextsSpec, DoseSpec, DoseRow, DoseVerdict,
+    MatchedRow, SteeredTextsSpec, DoseSpec, DoseRow, DoseVerdict, StageResult,
     KeywordRules, ScoreSpec, ScoreSummary, JudgeSpec, Judgement, Prevalence, RaterAgreement,
     NegativeSpec, NegativeVerdict, ScenarioSpec, ScenarioVerdict, ShiftRow,
 )  # fmt: skip

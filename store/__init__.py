@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .progress import RunProgress, run_progress
     from .reader import open_run
     from .repair import RepairPlan, apply_repair, plan_repair
+    from .shared_results import fetch_result, find_result, publish_result, stored_results
     from .store import Store, create_store, open_store
     from .tokens import plan_token_axis, rows_within_memory
     from .transfer import Transfer, pull, push
@@ -48,6 +49,8 @@ __all__ = [
     "corpus_digest",
     "create_store",
     "describe_environment",
+    "fetch_result",
+    "find_result",
     "finish_append",
     "finite_texts",
     "import_run",
@@ -60,6 +63,7 @@ __all__ = [
     "plan_repair",
     "plan_token_axis",
     "prepare_import",
+    "publish_result",
     "pull",
     "push",
     "read_catalog",
@@ -70,6 +74,7 @@ __all__ = [
     "run_progress",
     "sealed_parts",
     "split_heads",
+    "stored_results",
     "text_coords",
     "verify_run",
     "write_card",
@@ -87,13 +92,15 @@ _MODULES = {
     "Transfer": "transfer",
     "VerifyReport": "verification",
     "apply_repair": "repair",
-    "content_digest": "parts",
     "block_bytes": "blocks",
+    "content_digest": "parts",
     "corpus_digest": "parts",
     "create_store": "store",
     "describe_environment": "environment",
-    "finite_texts": "notes",
+    "fetch_result": "shared_results",
+    "find_result": "shared_results",
     "finish_append": "appending",
+    "finite_texts": "notes",
     "import_run": "importing",
     "new_texts": "appending",
     "open_run": "reader",
@@ -104,6 +111,7 @@ _MODULES = {
     "plan_repair": "repair",
     "plan_token_axis": "tokens",
     "prepare_import": "importing",
+    "publish_result": "shared_results",
     "pull": "transfer",
     "push": "transfer",
     "read_catalog": "catalog",
@@ -114,6 +122,7 @@ _MODULES = {
     "run_progress": "progress",
     "sealed_parts": "parts",
     "split_heads": "heads",
+    "stored_results": "shared_results",
     "text_coords": "coordinates",
     "verify_run": "verification",
     "write_card": "card",

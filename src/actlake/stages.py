@@ -95,7 +95,7 @@ class Results:
         return found
 
     def build(
-        self, run: str, name: str, *, key: dict[str, Any], make: Callable[[Path], None]
+        self, run: str, name: str, *, key: dict[str, Any], make: Callable[[Path], object]
     ) -> bool:
         """Make a stage's folder with ``make`` unless it is there under the same key.
 
