@@ -123,9 +123,9 @@ from .study import (
     RandomSpec,
     SteerSpec,
     StudyCorpus,
-    StudyFile,
     StudyModel,
 )
+from .study_file import MatchedPersonas, StudyBudget, StudyContrasts, StudyFile, StudyTexts
 from .text import Arm, ArmNames, CorpusInfo, Pair, Split, Text, TextId, Turn, texts_digest
 from .transfer import Pulled, PulledPart
 from .validation import (
@@ -198,6 +198,7 @@ __all__ = [
     "Lexicon",
     "LexiconEntry",
     "MapMethod",
+    "MatchedPersonas",
     "MatchedRow",
     "MatchedSpec",
     "MediateSpec",
@@ -262,9 +263,12 @@ __all__ = [
     "SteeringRow",
     "StorageError",
     "StoreInfo",
+    "StudyBudget",
+    "StudyContrasts",
     "StudyCorpus",
     "StudyFile",
     "StudyModel",
+    "StudyTexts",
     "SweepPoint",
     "Text",
     "TextId",

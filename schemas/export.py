@@ -62,7 +62,7 @@ from .shift import (
     ScenarioVerdict,
     ShiftRow,
 )
-from .study import StudyFile
+from .study_file import StudyFile
 from .text import CorpusInfo, Pair, Text
 from .transfer import Pulled
 from .validation import RubricScore, ValidateSpec, ValidationReport

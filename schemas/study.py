@@ -1,13 +1,13 @@
-"""The study file: one TOML that says what a study runs."""
+"""The parts of a study file that say how runs are made, probed and steered."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from .base import Record
-from .capture import CaptureSpec, Pool, SpanPool
+from .capture import Pool, SpanPool
 from .errors import InvalidInputError
 from .run import EngineName, RunId
 from .sizes import parse_size
@@ -22,7 +22,6 @@ __all__ = [
     "RandomSpec",
     "SteerSpec",
     "StudyCorpus",
-    "StudyFile",
     "StudyModel",
 ]
 
@@ -158,30 +157,3 @@ class SteerSpec(Record):
     n_random: Annotated[int, Field(ge=0)] = 20
     n_prompts: Annotated[int, Field(ge=1)] = 12
     seed: int = 0
-
-
-class StudyFile(Record):
-    """A whole study: corpus, models, capture, analyses, interventions."""
-
-    encoding_type: ClassVar[str] = "actlake-study"
-
-    name: Annotated[str, StringConstraints(pattern=r"^[\w.-]+$", max_length=80)]
-    title: str = ""
-    corpus: StudyCorpus = StudyCorpus()
-    models: Annotated[tuple[StudyModel, ...], Field(min_length=1)]
-    capture: CaptureSpec = CaptureSpec()
-    extract: ExtractSpec = ExtractSpec()
-    probe: ProbeSpec = ProbeSpec()
-    random: RandomSpec = RandomSpec()
-    bow: BagOfWordsSpec = BagOfWordsSpec()
-    pca: PcaSpec = PcaSpec()
-    steer: SteerSpec = SteerSpec()
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        names = [m.run or m.model for m in self.models]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
-            msg = f"models names {twice} twice; give each its own run"
-            raise ValueError(msg)
-        return self
