@@ -207,7 +207,7 @@ class Graph:
         for number, task in enumerate(tasks, start=1):
             began = time.monotonic()
             head = f"[{number}/{len(tasks)}] {task.name}"
-            outcome = self._attempt(task, say=lambda line, head=head: say(f"{head}: {line}"))
+            outcome = self._attempt(task, say=_behind(head, say))
             seconds = round(time.monotonic() - began, 1)
             outcome = Outcome(task, outcome.state, outcome.message, seconds)
             tail = f": {outcome.message}" if outcome.message else f" ({seconds} s)"
@@ -285,3 +285,7 @@ class Graph:
         except StorageError as err:
             # A collaborator reads the store and cannot write it: the results are still theirs.
             say(f"kept in {self.results.folder} only: {err}")
+
+
+def _behind(head: str, say: Say) -> Say:
+    return lambda line: say(f"{head}: {line}")
