@@ -63,7 +63,7 @@ format: $(VENV)/stamp-test ## rewrite the code in the house style
 	$(BIN)/ruff format src/actlake/*/ src tests benchmarks
 
 bench-%: $(VENV)/stamp-test ## run benchmarks/NAME.py; the last line is one JSON object
-	$(BIN)/python benchmarks/$*.py
+	$(BIN)/python benchmarks/$(subst -,_,$*).py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .venv-newest $(DEMO) dist build .pytest_cache .mypy_cache .ruff_cache

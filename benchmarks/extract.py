@@ -243,7 +243,7 @@ def peak_memory(bench: Bench) -> float:
 
 def main() -> None:
     """Run everything; print the figures."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="actlake-bench-") as name:
         bench = Bench(Path(name))

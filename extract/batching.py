@@ -17,7 +17,9 @@ def order_texts(texts: Sequence[Text]) -> list[Text]:
     return sorted(texts, key=lambda text: (text.n_chars, text.id))
 
 
-def pack_batches(lengths: Sequence[int], *, batch_tokens: int) -> list[list[int]]:
+def pack_batches(
+    lengths: Sequence[int], *, batch_tokens: int, keeps_order: bool = False
+) -> list[list[int]]:
     """Return row indices in batches of like length.
 
     Rows are taken by length, so padding is small; a batch holds as many rows as fit into
@@ -30,13 +32,20 @@ def pack_batches(lengths: Sequence[int], *, batch_tokens: int) -> list[list[int]
         Tokens of each row of one block.
     batch_tokens
         Upper bound of rows x longest row.
+    keeps_order
+        Take rows as they come, so that their tokens follow one another. Rows are in the order
+        of their characters, so lengths are alike even so.
     """
     batches: list[list[int]] = []
     current: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if current and (len(current) + 1) * lengths[row] > batch_tokens:
+    longest = 0
+    rows = range(len(lengths))
+    for row in rows if keeps_order else sorted(rows, key=lambda i: (lengths[i], i)):
+        longest = max(longest, lengths[row])
+        if current and (len(current) + 1) * longest > batch_tokens:
             batches.append(current)
             current = []
+            longest = lengths[row]
         current.append(row)
     if current:
         batches.append(current)

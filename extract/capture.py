@@ -14,7 +14,7 @@ from torch import nn
 from ..schemas import InvalidInputError, array_name, span_of
 from .sites import find_taps
 
-__all__ = ["PoolMasks", "PooledCapture"]
+__all__ = ["PoolMasks", "PooledCapture", "to_device"]
 
 
 _NORMS = ("norm", "norm_with_bos")
@@ -45,15 +45,14 @@ class PoolMasks:
 
     def to(self, device: torch.device) -> PoolMasks:
         """Return the masks on a device: once per batch, not once per hook."""
-        positions = {pool: at.to(device) for pool, at in self.positions.items()}
         return PoolMasks(
-            self.response.to(device),
-            self.prompt.to(device),
-            self.ordinary.to(device),
-            self.bos.to(device),
-            positions,
-            {name: mask.to(device) for name, mask in self.spans.items()},
-            None if self.real is None else self.real.to(device),
+            to_device(self.response, device),
+            to_device(self.prompt, device),
+            to_device(self.ordinary, device),
+            to_device(self.bos, device),
+            {pool: to_device(at, device) for pool, at in self.positions.items()},
+            {name: to_device(mask, device) for name, mask in self.spans.items()},
+            None if self.real is None else to_device(self.real, device),
         )
 
     def tokens(self, pool: str) -> torch.Tensor:
@@ -69,6 +68,16 @@ class PoolMasks:
         }
         mask = masks[pool.removesuffix("_with_bos")]
         return mask | self.bos if pool.endswith("_with_bos") else mask
+
+
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return ``values`` on a device; a GPU is not waited for.
+
+    From memory that is not pinned, a copy would wait until all that was begun before is over.
+    """
+    if device.type != "cuda":
+        return values.to(device)
+    return values.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 class PooledCapture:
@@ -90,7 +99,7 @@ class PooledCapture:
     ) -> None:
         self._blocks = blocks
         self._tokens = {site: tuple(chosen) for site, chosen in (tokens or {}).items()}
-        self._kept: dict[str, torch.Tensor] = {}  # by site: (token, layer, hidden)
+        self._kept: dict[str, torch.Tensor] = {}  # by site: (layer, token, hidden)
         self._seen: set[tuple[str, int]] = set()  # whose tokens are in there
         self._sites = tuple(sites)
         self._layers = tuple(layers)
@@ -156,7 +165,8 @@ class PooledCapture:
 
         ``<site>_<pool>`` (batch, layer, hidden), ``<site>_norm`` and ``<site>_norm_with_bos``
         (batch, layer), float32 on the model's first device; ``<site>_tokens`` (token, layer,
-        hidden), the tokens of the rows one after another without padding, in the model's type.
+        hidden), the tokens of the rows one after another without padding, in the model's type;
+        in memory they lie layer by layer.
 
         Raises
         ------
@@ -183,7 +193,8 @@ class PooledCapture:
                 name = array_name(site, pool)
                 stack = [self._values[f"{site}/{pool}", la].to(device) for la in self._layers]
                 out[name] = torch.stack(stack, dim=1)
-        out |= {array_name(site, "tokens"): kept for site, kept in self._kept.items()}
+        for site, kept in self._kept.items():
+            out[array_name(site, "tokens")] = kept.transpose(0, 1)
         self._values.clear()
         self._kept = {}
         return out
@@ -217,12 +228,17 @@ class PooledCapture:
         if masks.real is None:
             msg = "token arrays were asked for, but the batch does not say which tokens are real"
             raise InvalidInputError(msg)
-        layers = self._tokens[site]
-        taken = hidden.flatten(0, 1).index_select(0, masks.real.to(hidden.device))
+        layers, flat = self._tokens[site], hidden.flatten(0, 1)
         if site not in self._kept:
-            shape = (len(taken), len(layers), taken.shape[1])
-            self._kept[site] = torch.empty(shape, dtype=taken.dtype, device=taken.device)
-        self._kept[site][:, layers.index(layer)] = taken.to(self._kept[site].device)
+            # Layer by layer, as they come and as they are stored: one copy, and no other.
+            shape = (len(layers), len(masks.real), flat.shape[1])
+            self._kept[site] = torch.empty(shape, dtype=flat.dtype, device=flat.device)
+        place = self._kept[site][layers.index(layer)]
+        real = masks.real.to(hidden.device)
+        if place.device == flat.device:
+            torch.index_select(flat, 0, real, out=place)
+        else:
+            place.copy_(flat.index_select(0, real))
         self._seen.add((site, layer))
 
 
@@ -231,8 +247,10 @@ def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
     ``where``, not a product: padding may hold NaN, and NaN x 0 is NaN (ENGINES 11).
     """
-    kept = torch.where(mask[..., None], values.float(), 0.0)
-    return kept.sum(dim=1) / mask.sum(dim=1, dtype=torch.float32)[:, None]
+    # Summed in float32 from the model's own type: nothing as wide as that is written in between.
+    kept = torch.where(mask[..., None], values, 0)
+    total = kept.sum(dim=1, dtype=torch.float32)
+    return total / mask.sum(dim=1, dtype=torch.float32)[:, None]
 
 
 def _masked_max_abs(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -6,22 +6,37 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..schemas import ExtractSpec, InvalidInputError
-from ..store import block_bytes
-from .engine import Engine, TransformersEngine
-from .loading import LoadedModel, load_model, pick_device
+from ..store.token_stream import CHUNKS_IN_FLIGHT
+from .engine import Engine
+from .engines import open_engine
+from .loading import pick_device
 from .pipeline import TOKEN_BATCHES
 from .planning import PreparedRun
 
-__all__ = ["Memory", "Speed", "check_memory", "estimate_run", "measure_speed", "memory_needed"]
+__all__ = [
+    "Memory",
+    "Speed",
+    "check_memory",
+    "estimate_run",
+    "fit_batches",
+    "measure_speed",
+    "memory_needed",
+]
 
 _BLOCKS_IN_FLIGHT = 4  # filled, queued, stored, and the copies that its encoding makes
+# Of token arrays: the chunks that are begun, those that are full, and what encoding makes of one.
+_CHUNKS_IN_FLIGHT = 2 + CHUNKS_IN_FLIGHT + 1
+_CPU_TOKENS = 16384
+_VLLM_TOKENS = 8192
+_FEWEST_TOKENS = 256  # of a batch, even where memory is short
+_MARGIN = 0.1  # of free memory
 _STREAMS_ALIVE = 12  # residual-sized tensors of one block's forward: q, k, v, MLP of 4x, norms
 
 
@@ -56,8 +71,8 @@ def memory_needed(
     """Return what a run needs on the host and on the device, beside what is free there.
 
     An estimate: weights, one block's intermediate tensors for the largest batch with its
-    attention scores, tokens of batches, and row-blocks in flight on the host. On a CPU all of it
-    is the host's.
+    attention scores, and on the host pooled row-blocks in flight. Of token arrays the batches and
+    the chunks in flight, however large a block is. On a CPU all of it is the host's.
     """
     plan = prepared.plan
     itemsize = getattr(torch, plan.model.dtype).itemsize
@@ -69,11 +84,16 @@ def memory_needed(
     scores = tokens * longest * (hidden // 64 or 1) if eager else 0
     weights = plan.model.n_parameters * itemsize
     model = weights + itemsize * (_STREAMS_ALIVE * tokens * hidden + 2 * scores)
-    blocks = min(_BLOCKS_IN_FLIGHT, plan.n_blocks + 1) * block_bytes(plan)
-    # Token arrays of a batch in the model's type: the one being run, and those on their way.
-    kept = sum(math.prod(spec.shape[1:]) for spec in plan.arrays if spec.is_tokens)
+    values = {True: 0, False: 0}  # of one token, of one text
+    for spec in plan.arrays:
+        values[spec.is_tokens] += math.prod(spec.shape[1:])
+    kept = values[True]
+    blocks = min(_BLOCKS_IN_FLIGHT, plan.n_blocks + 1) * 4 * plan.rows_per_block * values[False]
+    # Tokens of a batch in the model's type: the one being run, and those on their way.
     model += itemsize * 2 * tokens * kept
-    blocks += (itemsize * (TOKEN_BATCHES + 1) + 4) * tokens * kept
+    blocks += itemsize * TOKEN_BATCHES * tokens * kept
+    if plan.token_axis is not None:
+        blocks += _CHUNKS_IN_FLIGHT * 4 * plan.token_axis.rows_per_chunk * kept
     if is_spread:  # over all devices, then the host; what is left goes to the disk
         return {"host": Memory(blocks, _free_host())}
     if device.type == "cuda":
@@ -106,31 +126,49 @@ def check_memory(prepared: PreparedRun, needed: dict[str, Memory]) -> None:
         raise InvalidInputError(msg)
 
 
-def measure_speed(
-    prepared: PreparedRun, loaded: LoadedModel, *, max_seconds: float = 20.0
-) -> Speed:
-    """Run batches spread over the whole run for a while; store nothing.
+def fit_batches(prepared: PreparedRun, device: torch.device) -> PreparedRun:
+    """Return the plan with the largest batches, halved until the run fits into free memory.
 
-    The first batch warms up and is not counted. Padding counts as it will in the run.
+    A share is left to whatever else takes memory meanwhile. A CPU is as fast with batches of the
+    default size, and vLLM with those of its own.
     """
     plan = prepared.plan
-    engine = TransformersEngine(
-        loaded,
-        sites=plan.capture.sites,
-        layers=plan.layers,
-        pools=plan.capture.pools,
-        tokens=prepared.token_layers,
-    )
+    tokens = plan.batch_tokens
+    if plan.engine == "vllm":
+        tokens = min(tokens, _VLLM_TOKENS)
+    elif device.type != "cuda":
+        tokens = min(tokens, _CPU_TOKENS)
+    while True:
+        found = replace(prepared, plan=plan.model_copy(update={"batch_tokens": tokens}))
+        needed = memory_needed(found, device).values()
+        if tokens <= _FEWEST_TOKENS or all(
+            m.free is None or m.needed <= (1 - _MARGIN) * m.free for m in needed
+        ):
+            return found
+        tokens //= 2
+
+
+def measure_speed(prepared: PreparedRun, engine: Engine, *, max_seconds: float = 20.0) -> Speed:
+    """Run batches spread over the whole run for a while; store nothing.
+
+    The first batch warms up and is not counted. Padding counts as it will in the run. An engine
+    that makes its own batches is given few texts first and then twice as many each time, up to
+    as many as in the run, so that a slow machine is not kept for longer than asked for.
+
+    Parameters
+    ----------
+    engine
+        The plan's own, ready to run.
+    """
     total = sum(row.n_tokens for row in prepared.rows)
-    batches = [batch for block in range(plan.n_blocks) for batch in prepared.batches(block)]
-    with engine.ready():
-        _run_batch(prepared, engine, batches[0])
-        done, began = 0, time.monotonic()
-        for batch in _spread(batches):
-            done += _run_batch(prepared, engine, batch)
-            if time.monotonic() - began > max_seconds:
-                break
-        speed = done / (time.monotonic() - began)
+    batches = _probe_batches(prepared)
+    _run_batch(prepared, engine, next(batches))
+    done, began = 0, time.monotonic()
+    for batch in batches:
+        done += _run_batch(prepared, engine, batch)
+        if time.monotonic() - began > max_seconds:
+            break
+    speed = done / (time.monotonic() - began)
     return Speed(tokens_per_second=speed, seconds=total / speed)
 
 
@@ -168,22 +206,9 @@ def estimate_run(
         value[f"{place}_bytes_free"] = memory.free
     if probe_seconds is None:
         return value
-    plan = prepared.plan
-    if plan.engine != "transformers":
-        msg = (
-            f"the probe runs the transformers engine, the plan is for {plan.engine}: leave out "
-            "--probe and --price-per-hour"
-        )
-        raise InvalidInputError(msg)
-    loaded = load_model(
-        model,
-        revision=plan.model.revision,
-        dtype=plan.capture.dtype,
-        device=extract.device,
-        attn_implementation=extract.attn_implementation,
-        device_map=extract.device_map,
-    )
-    speed = measure_speed(prepared, loaded, max_seconds=probe_seconds)
+    revision = prepared.plan.model.revision
+    with open_engine(prepared, model=model, revision=revision, extract=extract) as engine:
+        speed = measure_speed(prepared, engine, max_seconds=probe_seconds)
     value["tokens_per_second"] = round(speed.tokens_per_second, 1)
     value["estimated_seconds"] = round(speed.seconds, 1)
     if price_per_hour is not None:
@@ -199,11 +224,26 @@ def _run_batch(prepared: PreparedRun, engine: Engine, batch: list[int]) -> int:
     return sum(row.n_tokens for row in rows)
 
 
-def _spread(batches: list[list[int]]) -> Iterator[list[int]]:
-    """Yield batches from all over: rows are sorted by length, so the first are not typical."""
+def _probe_batches(prepared: PreparedRun) -> Iterator[list[int]]:
+    """Yield a batch to warm up, then batches from all over.
+
+    Rows are sorted by length, so the first are not typical. At least one comes after the first.
+    """
+    plan = prepared.plan
     rng = np.random.default_rng(0)
-    for index in rng.permutation(len(batches)):
-        yield batches[index]
+    if plan.engine != "vllm":
+        batches = [batch for block in range(plan.n_blocks) for batch in prepared.batches(block)]
+        yield batches[0]
+        for index in rng.permutation(len(batches)):
+            yield batches[index]
+        return
+    rows = [int(row) for row in rng.permutation(len(prepared.rows))]
+    most = max(len(batch) for block in range(plan.n_blocks) for batch in prepared.batches(block))
+    yield rows[: min(4, most)]
+    start, size = 0, 4
+    while start < len(rows):
+        yield rows[start : start + size]
+        start, size = start + size, min(2 * size, most)
 
 
 def _free_host() -> int | None:

@@ -10,7 +10,7 @@ import torch
 
 from ..schemas import InvalidInputError
 from .blocks import find_blocks
-from .capture import PooledCapture, PoolMasks
+from .capture import PooledCapture, PoolMasks, to_device
 from .loading import LoadedModel
 from .rendering import TokenRow
 from .sites import check_sites
@@ -123,7 +123,9 @@ class TransformersEngine:
         given = {"input_ids": ids, "attention_mask": attended}
         if not self._is_encoder:
             given["position_ids"] = torch.arange(ids.shape[1]).expand(len(rows), -1)
-        inputs: dict[str, Any] = {name: value.to(self._device) for name, value in given.items()}
+        inputs: dict[str, Any] = {
+            name: to_device(value, self._device) for name, value in given.items()
+        }
         # Encoders have no cache, and some count positions from elsewhere than 0 (RoBERTa from 2).
         return (inputs if self._is_encoder else {**inputs, "use_cache": False}), masks
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from ..schemas import CaptureSpec, ExtractSpec, InvalidInputError
+from .compiling import prove_compiled
 from .engine import Engine, TransformersEngine
 from .loading import LoadedModel, load_model
 from .planning import PreparedRun
@@ -93,4 +94,6 @@ def open_engine(
         tokens=prepared.token_layers,
     )
     with engine_here.ready() as running:
+        if extract.compile:
+            prove_compiled(running, loaded.backbone, prepared)
         yield running

@@ -24,19 +24,21 @@ from ..schemas import (
     span_of,
     texts_digest,
 )
-from ..store import plan_token_axis, rows_per_block, rows_within_memory, text_coords
+from ..store import plan_token_axis, rows_per_block, rows_within_bytes, text_coords
 from .batching import group_rows, order_texts, pack_batches
 from .loading import LoadedModel
 from .rendering import TokenRow, render_texts
 from .worker import Worker
 
-__all__ = ["TOKEN_MASK", "PreparedRun", "prepare_run"]
+__all__ = ["MOST_TOKENS", "TOKEN_MASK", "PreparedRun", "prepare_run"]
 
 TOKEN_MASK = "response tokens without special tokens"  # not a password
 ORDINARY = "all tokens without special tokens"
 EVERY = "all tokens, special ones too"
 WITH_BOS = "all tokens without special tokens, and the BOS"
 
+MOST_TOKENS = 65536  # of a batch, where memory decides: more make no device busier
+_BLOCK_OBJECTS = 2048  # of tokens, full ones: all are named in one commit record
 _VLLM_STEPS = 16  # forward passes that one call is worth: the last is seldom full
 
 
@@ -65,7 +67,12 @@ class PreparedRun:
         if self.plan.engine == "vllm":
             packed = group_rows(lengths, n_tokens=_VLLM_STEPS * self.plan.batch_tokens)
         else:
-            packed = pack_batches(lengths, batch_tokens=self.plan.batch_tokens)
+            # Tokens in the order of their rows fill one chunk after another: few are begun.
+            packed = pack_batches(
+                lengths,
+                batch_tokens=self.plan.batch_tokens,
+                keeps_order=self.plan.token_axis is not None,
+            )
         return [[span.start + i for i in batch] for batch in packed]
 
     def shards(self, count: int) -> list[dict[str, int | str | float]]:
@@ -129,6 +136,9 @@ def prepare_run(
 ) -> PreparedRun:
     """Return the plan of running ``loaded`` over ``texts``; needs no weights.
 
+    Where ``batch_tokens`` is ``auto``, batches are the largest there are:
+    :func:`~actlake.extract.costs.fit_batches` makes them fit.
+
     Raises
     ------
     InvalidInputError
@@ -186,7 +196,9 @@ def prepare_run(
         token_layers = layers if capture.tokens.layers == "all" else sorted(capture.tokens.layers)
         sizes = [widths[site].size for site in capture.tokens.sites]
         if not isinstance(size, int):
-            most = rows_within_memory(lengths, token_bytes=4 * sum(sizes) * len(token_layers))
+            token_bytes = 4 * sum(sizes) * len(token_layers)
+            limit = _BLOCK_OBJECTS * parse_size(size)
+            most = rows_within_bytes(lengths, token_bytes=token_bytes, block_bytes=limit)
             per_block = min(per_block, most)
         per_block = min(per_block, n)
         axis = plan_token_axis(
@@ -194,6 +206,7 @@ def prepare_run(
             layers=token_layers,
             hidden=max(sizes),
             rows_per_block=per_block,
+            rows=extract.token_chunk,
             **({} if isinstance(size, int) else {"chunk_bytes": parse_size(size)}),
         )
         arrays += [
@@ -218,7 +231,7 @@ def prepare_run(
         n_tokens=sum(lengths),
         rows_digest=_rows_digest(rows),
         rows_per_block=min(per_block, n),
-        batch_tokens=extract.batch_tokens,
+        batch_tokens=MOST_TOKENS if extract.batch_tokens == "auto" else extract.batch_tokens,
         engine=extract.engine,
         codec="crc32c" if extract.codec == "none" else "blosc-zstd-1-shuffle+crc32c",
         arrays=tuple(arrays),

@@ -12,8 +12,10 @@ from tqdm import tqdm
 
 from ..schemas import CaptureSpec, CorpusInfo, ExtractSpec, Seal, Text
 from ..store import RunWriter, Store
+from .costs import fit_batches
 from .engines import check_engine, load_for_plan, open_engine
 from .environment import extraction_environment
+from .loading import pick_device
 from .pipeline import Progress, stream_blocks
 from .planning import PreparedRun, prepare_run
 from .worker import Worker, local_device
@@ -47,10 +49,16 @@ def plan_extraction(
     capture: CaptureSpec | None = None,
     extract: ExtractSpec | None = None,
 ) -> PreparedRun:
-    """Return the plan of a run from the model's config and tokenizer alone (``--dry-run``)."""
+    """Return the plan of a run from the model's config and tokenizer alone (``--dry-run``).
+
+    The memory that is free decides where ``batch_tokens`` is ``auto``.
+    """
     capture, extract = capture or CaptureSpec(), extract or ExtractSpec()
     loaded = load_for_plan(model, revision=revision, capture=capture, extract=extract)
-    return prepare_run(texts, loaded, run=run, corpus=corpus, capture=capture, extract=extract)
+    prepared = prepare_run(texts, loaded, run=run, corpus=corpus, capture=capture, extract=extract)
+    if extract.batch_tokens == "auto":
+        return fit_batches(prepared, pick_device(extract.device))
+    return prepared
 
 
 def extract_run(
@@ -101,6 +109,9 @@ def extract_run(
     """
     capture, extract = capture or CaptureSpec(), extract or ExtractSpec()
     check_engine(extract)
+    if extract.batch_tokens == "auto" and run in store.run_ids():
+        begun = store.read_plan(run).batch_tokens
+        extract = extract.model_copy(update={"batch_tokens": begun})
     prepared = plan_extraction(
         texts,
         model=model,
@@ -159,6 +170,7 @@ def extract_blocks(
                 blocks=pending,
                 skips_claimed=skips_claimed,
                 records_nonfinite=extract.nonfinite == "record",
+                notes={"compiled": True} if extract.compile else None,
                 on_progress=report,
             )
     return _finish(writer, n_run=n_run, may_wait=worker is not None)

@@ -52,25 +52,31 @@ class ExtractSpec(Record):
 
     ``engine`` and ``batch_tokens`` are part of the plan, since other kernels and batches of
     another shape round differently. ``batch_tokens`` bounds rows x longest row of a batch, and
-    with vLLM the tokens of a forward pass. ``tensor_parallel`` is vLLM's. ``chunk_size`` is the
-    rows of a block (a number), or the most that an object takes uncompressed (``16MiB``).
+    with vLLM the tokens of a forward pass; ``auto`` takes as many as fit into the memory that is
+    free, or for a run that was begun what it was begun with. ``tensor_parallel`` is vLLM's.
+    ``chunk_size`` is the rows of a block (a number), or the most that an object takes
+    uncompressed (``16MiB``); ``token_chunk`` the tokens of one object of a token array, else
+    chosen by size.
     ``codec`` "none" leaves out compression. ``bits16`` stores arrays of single positions as the
     16-bit patterns of the model's own type; means stay float32. ``nonfinite`` says what becomes
     of NaN or infinity in an activation: ``stop`` ends the run and names text, layer and token;
     ``record`` stores the vector of that text and layer as NaN and notes the row in the commit
-    record. ``device_map`` spreads a model over all GPUs, then over host memory and disk, as
-    accelerate does.
+    record. ``compile`` runs compiled blocks, where a trial at load shows that what is captured
+    from them is the same. ``device_map`` spreads a model over all GPUs, then over host memory and
+    disk, as accelerate does.
     """
 
     engine: EngineName = "transformers"
-    batch_tokens: Annotated[int, Field(ge=1)] = 16384
+    batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = 16384
     tensor_parallel: Annotated[int, Field(ge=1)] = 1
     chunk_size: Annotated[int, Field(ge=1)] | str = "16MiB"
+    token_chunk: Annotated[int, Field(ge=1)] | None = None
     codec: Literal["blosc", "none"] = "blosc"
     bits16: bool = False
     nonfinite: Literal["stop", "record"] = "stop"
     device: str = "auto"
     device_map: Literal["auto", "balanced", "sequential"] | None = None
+    compile: bool = False
     attn_implementation: str | None = None
     seed: int = 0
 
@@ -83,6 +89,9 @@ class ExtractSpec(Record):
             self.device != "auto" or self.attn_implementation or self.device_map
         ):
             msg = "device, device_map and attn_implementation are vLLM's own choice; leave them out"
+            raise ValueError(msg)
+        if self.compile and (self.engine == "vllm" or self.device_map):
+            msg = "compile is for the transformers engine on one device, without device_map"
             raise ValueError(msg)
         if isinstance(self.chunk_size, str):
             try:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .repair import RepairPlan, apply_repair, plan_repair
     from .shared_results import fetch_result, find_result, publish_result, stored_results
     from .store import Store, create_store, open_store
-    from .tokens import plan_token_axis, rows_within_memory
+    from .tokens import plan_token_axis, rows_within_bytes
     from .transfer import Transfer, pull, push
     from .verification import Fault, VerifyReport, verify_run
     from .writer import RunWriter
@@ -69,7 +69,7 @@ __all__ = [
     "read_catalog",
     "read_texts",
     "rows_per_block",
-    "rows_within_memory",
+    "rows_within_bytes",
     "run_of",
     "run_progress",
     "sealed_parts",
@@ -117,7 +117,7 @@ _MODULES = {
     "read_catalog": "catalog",
     "read_texts": "parts",
     "rows_per_block": "layout",
-    "rows_within_memory": "tokens",
+    "rows_within_bytes": "tokens",
     "run_of": "parts",
     "run_progress": "progress",
     "sealed_parts": "parts",

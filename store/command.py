@@ -45,7 +45,12 @@ def extraction_command(
     parts += ["--max-tokens", str(capture.max_tokens)]
     parts += ["--truncate"] if capture.truncate else []
     parts += ["--batch-tokens", str(plan.batch_tokens), "--chunk-size", str(plan.rows_per_block)]
+    if plan.token_axis is not None:  # not to be told from the size that it was chosen by
+        parts += ["--token-chunk", str(plan.token_axis.rows_per_chunk)]
     parts += ["--codec", "none"] if plan.codec == "crc32c" else []
     parts += ["--bits16"] if any(spec.dtype != "float32" for spec in plan.arrays) else []
-    parts += ["--attn", plan.model.attn_implementation]
+    if plan.engine != "transformers":  # which chooses its own attention
+        parts += ["--engine", plan.engine]
+    else:
+        parts += ["--attn", plan.model.attn_implementation]
     return shlex.join(parts)

@@ -77,12 +77,20 @@ class TokenStream:
             begun = self._begun.setdefault(chunk, {})
             for name, values in arrays.items():
                 if name not in begun:
-                    shape = (size, *values.shape[1:])
-                    begun[name] = np.full(shape, np.nan, dtype=np.float32)
-                begun[name][low - first : high - first] = values[low - start : high - start]
+                    begun[name] = self._new_chunk(chunk, values.shape[1:])
+                part = values[low - start : high - start]
+                begun[name][:, low - first : high - first] = part.transpose(1, 0, 2)
             self._left[chunk] -= high - low
             if not self._left[chunk]:
                 self._submit(chunk)
+
+    def _new_chunk(self, chunk: int, of_token: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        """Return room for a chunk, dims (token_layer, token, hidden): a layer is an object."""
+        n_layers, hidden = of_token
+        size = self._axis.rows_per_chunk
+        values = np.empty((n_layers, size, hidden), dtype=np.float32)
+        values[:, self._left[chunk] :] = np.nan  # rows of the last chunk that no token has
+        return values
 
     def _check(self, start: int, arrays: Mapping[str, np.ndarray[Any, Any]]) -> int:
         """Return the end of the span that is added; raise where it does not fit."""
@@ -115,10 +123,9 @@ class TokenStream:
         number = self._axis.chunk_edges[self._block] + chunk
         running = []
         for name, values in begun.items():
-            for layer in range(values.shape[1]):
+            for layer, part in enumerate(values):
                 key = f"{name}/c/{number}/{layer}/0"
-                part = values[:, layer : layer + 1]
-                running.append(self._pool.submit(self._store_chunk, key, part))
+                running.append(self._pool.submit(self._store_chunk, key, part[:, None]))
         self._running.append(running)
         while len(self._running) > CHUNKS_IN_FLIGHT:
             self._collect()

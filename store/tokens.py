@@ -12,20 +12,19 @@ from ..schemas import InvalidInputError, RunPlan, TokenAxis
 from .blocks import FLOAT_BYTES
 from .layout import DEFAULT_CHUNK_BYTES
 
-__all__ = ["PADDING", "plan_token_axis", "rows_within_memory", "to_stored_rows", "token_places"]
+__all__ = ["PADDING", "plan_token_axis", "rows_within_bytes", "to_stored_rows", "token_places"]
 
 PADDING = -1  # of token_text, token_position and token_id, where a row holds no token
-BLOCK_BYTES = 512 * 2**20
 _CANDIDATES = 1024
 
 
-def rows_within_memory(
-    lengths: Sequence[int], *, token_bytes: int, block_bytes: int = BLOCK_BYTES
-) -> int:
-    """Return the most rows of a block whose token arrays stay within a writer's memory.
+def rows_within_bytes(lengths: Sequence[int], *, token_bytes: int, block_bytes: int) -> int:
+    """Return the most rows of a block whose token arrays stay within a size.
 
-    A writer holds a block of all arrays at once, and tokens take far more than pools: where
-    token arrays are asked for, use the smaller of this and ``rows_per_block``. At least 1.
+    Tokens take far more than pools, and all objects of a block are in one commit record and lost
+    with a writer that is killed: where token arrays are asked for, use the smaller of this and
+    ``rows_per_block``. At least 1. Memory is no reason: ``RunWriter.add_tokens`` takes tokens as
+    they come.
 
     Parameters
     ----------
@@ -34,7 +33,7 @@ def rows_within_memory(
     token_bytes
         Bytes of one token in all token arrays together: 4 times arrays, layers and hidden size.
     block_bytes
-        The bound; no ``rows_within_memory`` consecutive texts take more, wherever a block begins.
+        The bound; no ``rows_within_bytes`` consecutive texts take more, wherever a block begins.
 
     Raises
     ------

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import servers
+
+# Before torch is imported, and for every process that a test starts: models here are so small that
+# threads only wait for each other, for seconds where something else runs on the machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _NEEDS = {
     "torch": "torch",

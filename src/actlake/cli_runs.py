@@ -53,9 +53,10 @@ _out_option = click.option(
 @click.option("--max-tokens", type=int, help="Longest text.  [default: 4096]")
 @click.option("--truncate", is_flag=True, help="Cut longer texts instead of refusing them.")
 @click.option("--engine", type=click.Choice(["transformers", "vllm"]), help="What runs the model.")
-@click.option("--batch-tokens", type=int, help="Rows x longest row.  [default: 16384]")
+@click.option("--batch-tokens", help="Rows x longest row, or auto.  [default: 16384]")
 @click.option("--tensor-parallel", type=int, help="With vllm: devices that share each layer.")
 @click.option("--chunk-size", help="Texts per block, or an object's size.  [default: 16MiB]")
+@click.option("--token-chunk", type=int, help="Tokens of one object of a token array.")
 @click.option("--codec", type=click.Choice(["blosc", "none"]), help="Compression of activations.")
 @click.option("--bits16", is_flag=True, help="Store single positions as 16-bit patterns.")
 @click.option(
@@ -69,6 +70,7 @@ _out_option = click.option(
     type=click.Choice(["auto", "balanced", "sequential"]),
     help="Spread a large model over devices, host and disk.",
 )
+@click.option("--compile", is_flag=True, help="Compile the blocks, where hooks prove to fire.")
 @click.option("--attn", "attn_implementation", help="eager, sdpa, flash_attention_2.")
 @click.option("--arms", nargs=2, help="The corpus's own names of its positive and negative arm.")
 @click.option(

@@ -84,8 +84,9 @@ def extract_specs(
     elif token_sites:
         msg = "--token-sites needs --tokens, the layers whose tokens are stored"
         raise InvalidInputError(msg)
-    if str(given.get("chunk_size", "")).isdigit():
-        given["chunk_size"] = int(given["chunk_size"])
+    for name in ("batch_tokens", "chunk_size"):
+        if str(given.get(name, "")).isdigit():
+            given[name] = int(given[name])
     capture = {} if base is None else base[0].model_dump()
     execution = {} if base is None else base[1].model_dump()
     capture |= {k: v for k, v in given.items() if k in CaptureSpec.model_fields}

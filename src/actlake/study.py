@@ -147,7 +147,7 @@ def run_study(
                 capture=study.capture,
                 device=study.extract.device,
                 attn_implementation=study.extract.attn_implementation,
-                batch_tokens=study.extract.batch_tokens,
+                batch_tokens=store.read_plan(run).batch_tokens,
             )
             say(f"{run}: steered{_skipped(fresh)}")
     runs = [run_name(model) for model in study.models]

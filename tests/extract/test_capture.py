@@ -1,5 +1,6 @@
 import typing
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -277,6 +278,55 @@ def test_a_block_that_never_runs_is_an_error_and_not_zeros():
         capture.run(lambda **_inputs: None, {"input_ids": mask}, masks)
         with pytest.raises(InvalidInputError, match="10 of 10 captures did not happen"):
             capture.take()
+
+
+def test_a_block_that_runs_twice_in_one_pass_is_an_error():
+    model = Predictable()
+    whole = model.forward
+
+    def twice(**inputs):
+        model.blocks[1](torch.zeros(1, 3, 32))
+        return whole(**inputs)
+
+    model.forward = twice
+    with pytest.raises(InvalidInputError, match="layer 1 was captured twice in one forward pass"):
+        run(model, [token_row("a", 2, 1)])
+
+
+def test_what_is_captured_stays_though_later_blocks_write_in_place():
+    class InPlace(Predictable.Block):
+        def forward(self, hidden):
+            return (hidden.add_(self.value),)
+
+    model, plain = Predictable(), Predictable()
+    model.blocks = torch.nn.ModuleList([InPlace(block.value) for block in model.blocks])
+    pools = (*POOLS, "max_abs", "first_token")
+
+    def seen(network):
+        engine = TransformersEngine(
+            loaded(network), sites=("resid_pre", "resid_post"), layers=range(4), pools=pools,
+            tokens={"resid_pre": (0, 2), "resid_post": (1, 3)},
+        )  # fmt: skip
+        with engine.ready():
+            return {name: values.numpy() for name, values in engine.forward(ROWS).items()}
+
+    wanted = seen(plain)
+    assert len(wanted) == 2 * (5 + 2) + 2
+    for name, values in seen(model).items():
+        np.testing.assert_array_equal(values, wanted[name], err_msg=name)
+
+
+def test_the_library_s_own_hidden_states_are_asked_for_by_the_self_check_alone():
+    """Never beside hooks of our own (ENGINES 6): what they hold depends on who came first."""
+    root = Path(__file__).resolve().parents[2]
+    rooms = ("extract", "steer", "analyze", "corpus", "src/actlake")
+    users = {
+        path.relative_to(root).as_posix()
+        for room in rooms
+        for path in (root / room).glob("*.py")
+        if "output_hidden_states=" in path.read_text()
+    }
+    assert users == {"extract/checks.py"}
 
 
 def test_a_matrix_is_never_mistaken_for_a_batch():

@@ -22,7 +22,7 @@ POOLS = ("mean_all", "mean_all_with_bos", "first_token", "max_abs")
 TEXTS = [
     Text(id=f"t{i:02d}", response="the boy has fallen and I stop " * (1 + i % 4)) for i in range(12)
 ]
-SPEC = ExtractSpec(chunk_size=5, batch_tokens=300, device="cpu", attn_implementation="eager")
+SPEC = ExtractSpec(chunk_size=12, batch_tokens=300, device="cpu", attn_implementation="eager")
 POST_NORM = {"bert", "roberta", "distilbert", "mpnet"}
 
 
@@ -30,6 +30,22 @@ POST_NORM = {"bert", "roberta", "distilbert", "mpnet"}
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("encoders")
     return {name: encoder_folder(name, root / f"tiny-{name}") for name in ENCODERS}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, folders):
+    """The run of each encoder with every site and pool, made once and verified."""
+    done = {}
+
+    def get(name):
+        if name not in done:
+            store = create_store(tmp_path_factory.mktemp(name) / "store")
+            extract(store, folders[name])
+            assert verify_run(store, "r", full=True).ok
+            done[name] = open_run(store, "r").compute()
+        return done[name]
+
+    return get
 
 
 def extract(store, folder, *, texts=TEXTS, **capture):
@@ -49,11 +65,8 @@ def test_every_site_of_an_encoder_is_proven(name):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_run_holds_what_the_library_computes_of_each_text_alone(tmp_path, folders, name):
-    store = create_store(tmp_path / "store")
-    extract(store, folders[name])
-    assert verify_run(store, "r", full=True).ok
-    dataset = open_run(store, "r").compute()
+def test_a_run_holds_what_the_library_computes_of_each_text_alone(folders, runs, name):
+    dataset = runs(name)
     loaded = load_model(str(folders[name]), device="cpu", attn_implementation="eager")
     assert loaded.is_encoder
     for text in TEXTS[:4]:
@@ -85,10 +98,8 @@ def test_a_run_holds_what_the_library_computes_of_each_text_alone(tmp_path, fold
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_the_stream_of_an_encoder_is_what_its_sublayers_make_it(tmp_path, folders, name):
-    store = create_store(tmp_path / "store")
-    extract(store, folders[name], pools=("first_token",))
-    dataset = open_run(store, "r").compute()
+def test_the_stream_of_an_encoder_is_what_its_sublayers_make_it(folders, runs, name):
+    dataset = runs(name)
     pre, attention, mid, mlp, post = (
         torch.from_numpy(dataset[f"{site}_first_token"].values)
         for site in ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")

@@ -1,11 +1,15 @@
 """Token arrays: every token of chosen layers, which pool to what was pooled on the device."""
 
 import json
+import shlex
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from actlake.cli import cli
@@ -16,6 +20,7 @@ from actlake.extract import (
     extract_run,
     extraction_environment,
     load_model,
+    pack_batches,
     plan_extraction,
     render_texts,
 )
@@ -23,6 +28,9 @@ from actlake.extract.costs import memory_needed
 from actlake.extract.pipeline import stream_blocks
 from actlake.schemas import CaptureSpec, ExtractSpec, InvalidInputError, NumericalError
 from actlake.store import create_store, finite_texts, open_run, verify_run
+from actlake.store.block_writer import BlockWriter
+from actlake.store.command import extraction_command
+from actlake.store.token_stream import TokenStream
 from tests.extract.test_capture import Predictable, loaded
 from tests.extract.test_run import TEXTS
 from tests.extract.tiny import tiny_folder
@@ -40,6 +48,22 @@ def folder(tmp_path_factory):
     return tiny_folder("llama", tmp_path_factory.mktemp("model") / "tiny-llama")
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, folder):
+    """The run of a type, made once and verified: its store and its data."""
+    done = {}
+
+    def get(dtype):
+        if dtype not in done:
+            store = create_store(tmp_path_factory.mktemp(dtype) / "store")
+            extract(store, folder, capture=CAPTURE.model_copy(update={"dtype": dtype}))
+            assert verify_run(store, "r", full=True).ok
+            done[dtype] = store, open_run(store, "r").compute()
+        return done[dtype]
+
+    return get
+
+
 def extract(store, folder, *, run="r", capture=CAPTURE, spec=SPEC, **options):
     return extract_run(
         store, TEXTS, INFO, model=str(folder), run=run, capture=capture, extract=spec, **options
@@ -54,12 +78,8 @@ def token_rows(dataset):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_tokens_pool_to_what_was_pooled_on_the_device(tmp_path, folder, dtype):
-    store = create_store(tmp_path / "store")
-    capture = CAPTURE.model_copy(update={"dtype": dtype})
-    extract(store, folder, capture=capture)
-    assert verify_run(store, "r", full=True).ok
-    dataset = open_run(store, "r").compute()
+def test_tokens_pool_to_what_was_pooled_on_the_device(stored, dtype):
+    _, dataset = stored(dtype)
     tokens = dataset["resid_post_tokens"]
     assert tokens.dims == ("token", "token_layer", "hidden")
     assert tokens["token_layer"].values.tolist() == [1, 3]
@@ -80,10 +100,8 @@ def test_tokens_pool_to_what_was_pooled_on_the_device(tmp_path, folder, dtype):
         assert not (tokens.values.view(np.uint32) & 0xFFFF).any()
 
 
-def test_coordinates_say_which_token_is_which(tmp_path, folder):
-    store = create_store(tmp_path / "store")
-    extract(store, folder)
-    dataset = open_run(store, "r").compute()
+def test_coordinates_say_which_token_is_which(stored, folder):
+    _, dataset = stored("float32")
     tokenizer = load_model(str(folder), weights=False).tokenizer
     by_id = {text.id: text for text in TEXTS}
     for i, (name, span) in enumerate(token_rows(dataset)):
@@ -95,13 +113,13 @@ def test_coordinates_say_which_token_is_which(tmp_path, folder):
         assert dataset["token_position"].values[span].tolist() == list(range(row.n_tokens))
 
 
-@pytest.mark.parametrize("chunk_size", [1, 5, 24, "2kB"])
+@pytest.mark.parametrize(("n_texts", "chunk_size"), [(5, 1), (24, 5), (24, 24), (24, "2kB")])
 def test_every_token_is_where_it_belongs_on_a_model_whose_answer_is_known(
-    tmp_path, folder, chunk_size
+    tmp_path, folder, n_texts, chunk_size
 ):
     spec = SPEC.model_copy(update={"chunk_size": chunk_size})
     prepared = plan_extraction(
-        TEXTS, model=str(folder), run="r", corpus="c", capture=CAPTURE, extract=spec
+        TEXTS[:n_texts], model=str(folder), run="r", corpus="c", capture=CAPTURE, extract=spec
     )
     engine = TransformersEngine(
         loaded(Predictable()), sites=SITES, layers=prepared.plan.layers,
@@ -123,27 +141,25 @@ def test_every_token_is_where_it_belongs_on_a_model_whose_answer_is_known(
     assert verify_run(store, "r", full=True).ok
 
 
-def test_bit_patterns_hold_the_same_values(tmp_path, folder):
+def test_bit_patterns_hold_the_same_values(stored, tmp_path, folder):
     capture = CAPTURE.model_copy(update={"dtype": "bfloat16"})
     store = create_store(tmp_path / "store")
-    extract(store, folder, run="wide", capture=capture)
     extract(
         store, folder, run="bits", capture=capture, spec=SPEC.model_copy(update={"bits16": True})
     )
-    wide, bits = (open_run(store, run)["resid_post_tokens"].values for run in ("wide", "bits"))
-    np.testing.assert_array_equal(wide, bits)
+    bits = open_run(store, "bits")["resid_post_tokens"].values
+    np.testing.assert_array_equal(stored("bfloat16")[1]["resid_post_tokens"].values, bits)
     (spec,) = [a for a in store.read_plan("bits").arrays if a.is_tokens]
     assert spec.dtype == "bfloat16-bits"
 
 
-def test_workers_share_a_run_with_tokens_and_it_resumes(tmp_path, folder):
+def test_workers_share_a_run_with_tokens_and_it_resumes(stored, tmp_path, folder):
     store = create_store(tmp_path / "store")
     first = extract(store, folder, worker=Worker(1, 2))
     assert first.missing == (1, 3)
     last = extract(store, folder)
     assert (last.n_blocks_run, last.n_blocks_kept) == (2, 2)
-    whole = extract(create_store(tmp_path / "whole"), folder)
-    assert last.seal.data_digest == whole.seal.data_digest
+    assert last.seal.data_digest == stored("float32")[0].read_seal("r").data_digest
 
 
 def test_a_batch_that_ran_in_halves_has_its_tokens_in_order(folder):
@@ -191,19 +207,69 @@ def test_the_plan_says_what_tokens_take(folder):
     assert needed[0] < needed[1] < needed[2]
 
 
-def test_token_arrays_bound_the_rows_of_a_block(folder, monkeypatch):
-    monkeypatch.setattr(
-        "actlake.store.tokens.rows_within_memory.__kwdefaults__", {"block_bytes": 2**16}
+def test_wide_tokens_make_blocks_no_smaller(folder):
+    spec = ExtractSpec(batch_tokens=200, chunk_size="4kB", device="cpu")
+    pooled, tokens = (
+        plan_extraction(
+            TEXTS, model=str(folder), run="r", corpus="c", capture=capture, extract=spec
+        ).plan
+        for capture in (CaptureSpec(), CAPTURE)
     )
-    spec = ExtractSpec(batch_tokens=200, device="cpu")
-    whole = plan_extraction(TEXTS, model=str(folder), run="r", corpus="c", extract=spec)
-    tokens = plan_extraction(
+    assert tokens.rows_per_block == pooled.rows_per_block == 24
+    chunk = 4 * tokens.token_axis.rows_per_chunk * tokens.model.hidden_size
+    assert 2048 <= chunk <= 4096
+    assert tokens.token_axis.chunk_edges[-1] > 10
+
+
+def test_a_block_has_no_more_objects_than_a_commit_record_should_name(folder, monkeypatch):
+    monkeypatch.setattr("actlake.extract.planning._BLOCK_OBJECTS", 8)
+    spec = ExtractSpec(batch_tokens=200, chunk_size="4kB", device="cpu")
+    plan = plan_extraction(
         TEXTS, model=str(folder), run="r", corpus="c", capture=CAPTURE, extract=spec
-    )
-    assert whole.plan.n_blocks == 1
-    edges = np.diff(tokens.plan.token_axis.token_edges)
-    assert tokens.plan.n_blocks > 1
-    assert edges.max() * 4 * 2 * 32 <= 2**16
+    ).plan
+    token_bytes = 4 * 2 * 32
+    edges = np.diff(plan.token_axis.token_edges)
+    assert 1 < plan.n_blocks < 24
+    assert edges.max() * token_bytes <= 8 * 4000
+
+
+def test_of_a_large_block_memory_holds_a_few_chunks_of_tokens(tmp_path, folder, monkeypatch):
+    """Chunks leave as they fill: those of a whole block are never there at once."""
+    begun, stored = [], []
+    add, store_object = TokenStream.add, BlockWriter._store_object
+
+    def watched(self, start, arrays):
+        add(self, start, arrays)
+        begun.append(len(self._begun))
+
+    def counted(self, progress, key, values):
+        stored.append((key, len(begun)))
+        return store_object(self, progress, key, values)
+
+    monkeypatch.setattr(TokenStream, "add", watched)
+    monkeypatch.setattr(BlockWriter, "_store_object", counted)
+    spec = ExtractSpec(batch_tokens=100, chunk_size="4kB", device="cpu")
+    store = create_store(tmp_path / "store")
+    extract(store, folder, spec=spec)
+    plan = store.read_plan("r")
+    n_chunks = plan.token_axis.chunk_edges[-1]
+    assert plan.n_blocks == 1
+    assert n_chunks > 10
+    assert max(begun) == 1  # tokens come in the order of their rows
+    first = next(calls for key, calls in stored if key.startswith("resid_post_tokens"))
+    assert first < len(begun) / 2  # stored while tokens were still to come
+    assert verify_run(store, "r", full=True).ok
+
+
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40), most=st.integers(1, 200))
+def test_batches_that_keep_the_order_take_every_row_once(lengths, most):
+    batches = pack_batches(lengths, batch_tokens=most, keeps_order=True)
+    assert [row for batch in batches for row in batch] == list(range(len(lengths)))
+    for batch, after in pairwise([*batches, []]):
+        longest = max(lengths[row] for row in batch)
+        assert len(batch) * longest <= most or len(batch) == 1
+        if after:  # one more would not have fitted
+            assert (len(batch) + 1) * max(longest, lengths[after[0]]) > most
 
 
 @pytest.mark.parametrize(
@@ -255,3 +321,19 @@ def test_the_command_stores_tokens(tmp_path, folder):
     done = CliRunner().invoke(cli, [*command, "--tokens", "1,3", "--token-sites", "resid_post"])
     assert done.exit_code == 0, done.output
     assert open_run(store, "r")["resid_post_tokens"].sizes["token_layer"] == 2
+
+
+@pytest.mark.parametrize("chunk_size", [5, "2kB", "4kB"])
+def test_the_command_that_repairs_a_run_has_its_plan(tmp_path, folder, chunk_size):
+    corpus, store = tmp_path / "c.jsonl", create_store(tmp_path / "store")
+    write_jsonl(TEXTS, corpus)
+    prepared = plan_extraction(
+        TEXTS, model=str(folder), run="r", corpus="c", capture=CAPTURE,
+        extract=SPEC.model_copy(update={"chunk_size": chunk_size}),
+    )  # fmt: skip
+    line = extraction_command(store, prepared.plan, model=str(folder), corpus=str(corpus))
+    words = shlex.split(line)
+    assert words[0] == "actlake"
+    again = CliRunner().invoke(cli, [*words[1:], "--dry-run", "--json"])
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["plan_id"] == prepared.plan.fingerprint()

@@ -21,7 +21,7 @@ from actlake.store import (
     plan_repair,
     plan_token_axis,
     pull,
-    rows_within_memory,
+    rows_within_bytes,
     verify_run,
     write_card,
 )
@@ -113,7 +113,7 @@ def test_every_token_lies_in_one_place_and_padding_is_nan(lengths, rows, per_blo
 )
 def test_chunks_of_a_large_run_have_8_to_16_mib(mean, n_texts, hidden, seed):
     lengths = np.random.default_rng(seed).integers(mean // 2, 2 * mean, n_texts).tolist()
-    rows = rows_within_memory(lengths, token_bytes=4 * hidden)
+    rows = rows_within_bytes(lengths, token_bytes=4 * hidden, block_bytes=512 * MIB)
     axis = plan_token_axis(lengths, layers=[3], hidden=hidden, rows_per_block=rows)
     size = axis.rows_per_chunk * hidden * 4
     largest = max(b - a for a, b in pairwise(axis.token_edges)) * hidden * 4
@@ -131,8 +131,8 @@ def test_the_chunk_size_with_the_least_padding_is_taken():
 
 
 @given(lengths=lengths_of_texts, limit=st.integers(1, 200))
-def test_no_block_takes_more_memory_than_is_allowed(lengths, limit):
-    rows = rows_within_memory(lengths, token_bytes=2, block_bytes=limit)
+def test_no_block_takes_more_than_is_allowed(lengths, limit):
+    rows = rows_within_bytes(lengths, token_bytes=2, block_bytes=limit)
     counts = [sum(lengths[i : i + rows]) for i in range(0, len(lengths), rows)]
     assert max(counts) * 2 <= limit or rows == 1
     more = [sum(lengths[i : i + rows + 1]) for i in range(len(lengths) - rows)]

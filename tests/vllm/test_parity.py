@@ -17,7 +17,7 @@ from transformers import (
 
 from actlake.corpus import bundled_corpus
 from actlake.extract import TransformersEngine, VllmEngine, load_model, render_texts
-from actlake.schemas import CaptureSpec, InvalidInputError, Pool, Site
+from actlake.schemas import CaptureSpec, InvalidInputError, Pool, Site, Text
 from tests.extract.tiny import tiny_tokenizer
 from tests.vllm.folders import widened_organism
 
@@ -113,6 +113,40 @@ def test_every_site_and_pool_of_an_organism(name, batch_tokens, reference, tmp_p
     if name != "llama-organism":  # vLLM has no heads of its size on a CPU: see below
         loaded = load_model(str(widened_organism(name, tmp_path / name)), weights=False)
     compare(values(vllm(loaded, rows, batch_tokens=batch_tokens), rows), wanted, limit=1e-5)
+
+
+def test_conversations_and_token_ids_are_what_they_are_in_transformers():
+    """Every kind of input: turns with a system text, plain text, ids with and without a prompt."""
+    loaded = load_model("bundled:llama-organism")
+    turns = [
+        {"role": "user", "content": "You are at the bakery."},
+        {"role": "assistant", "content": "I knead the dough."},
+        {"role": "user", "content": "A girl falls. What do you do?"},
+    ]
+    conversation = Text.parse({"id": "a", "response": "I stop and help her.", "messages": turns})
+    written = [
+        conversation,
+        Text(id="b", system="Be kind.", prompt="A boy falls.", response="I stop."),
+        Text(id="c", response="the ward is full and I go on"),
+    ]
+    (chat,) = render_texts([conversation], loaded.tokenizer, spec=CaptureSpec())
+    ids = tuple(chat.ids.tolist())
+    given = [
+        Text(id="d", response=conversation.response, token_ids=ids, response_start=chat.n_prompt),
+        Text(id="e", token_ids=ids[3:20]),
+    ]
+    pools = tuple(pool for pool in POOLS if "prompt" not in pool)
+    rows = render_texts([*written, *given], loaded.tokenizer, spec=CaptureSpec(pools=pools))
+    assert rows[3].ids.tolist() == rows[0].ids.tolist()
+    engine = TransformersEngine(
+        loaded, sites=("resid_post",), layers=range(loaded.info.n_layers), pools=pools
+    )
+    wanted = values(engine, rows)
+    seen = values(vllm(loaded, rows, sites=("resid_post",), pools=pools, batch_tokens=16), rows)
+    compare(seen, wanted, limit=1e-5)
+    for name, array in seen.items():
+        if "all" in name:  # the same ids, whichever way they came
+            np.testing.assert_allclose(array[3], array[0], rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize(("name", "size"), [("phi3-organism", 24), ("gemma2-organism", 28)])

@@ -148,6 +148,18 @@ def test_the_dry_run_needs_no_weights_and_promises_the_plan(killed_and_resumed, 
     assert summary["padding"] == 0
 
 
+def test_a_probe_says_how_long_the_run_will_take_and_stores_nothing(corpus, tmp_path):
+    options = ("--engine", "vllm", "--batch-tokens", "64", "--dry-run", "--probe", "0.5")
+    code, out, err = extract(corpus, tmp_path / "none", *options, "--price-per-hour", "3600")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["tokens_per_second"] > 0
+    expected = found["tokens"] / found["tokens_per_second"]
+    assert found["estimated_seconds"] == pytest.approx(expected, abs=0.06)  # one decimal
+    assert found["estimated_cost"] == pytest.approx(found["estimated_seconds"], abs=0.1)
+    assert not (tmp_path / "none").exists()
+
+
 def test_vllms_processes_end_with_the_run_that_was_killed(killed_and_resumed):
     n_processes, outliving = killed_and_resumed[3]
     assert n_processes > 1
