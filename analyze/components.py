@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..schemas import InvalidInputError, PcaSpec, array_name
 from .arrays import layer_values, run_pools
-from .geometry import effective_rank, principal_axes
+from .geometry import principal_axes
 from .results import PcaResult
 from .schedule import one_blas_thread, run_tasks
 from .splits import pair_table
@@ -74,20 +75,27 @@ def pca_run(
     who = {"run": origin["run"], "model": origin["model"], "site": chosen}
     tidy = {name: np.asarray(ds[name].values).astype(str)[shown] for name in POINT_COORDS}
     rows: list[dict[str, Any]] = []
-    points = []
-    for (pool, layer), (components, coordinates) in zip(tasks, results, strict=True):
+    for (pool, layer), (components, _) in zip(tasks, results, strict=True):
         place = who | {"pool": pool, "layer": layer, "depth": relative_depth(layer, ds)}
         rows.extend(
             place | part | {"fitted_on": fitted_on, "n_texts": fit_rows.size} for part in components
         )
-        axes = {f"pc{k + 1}": coordinates[:, k] for k in range(N_POINT_COMPONENTS)}
-        points.append(pd.DataFrame(place | tidy | axes))
     frame = pd.DataFrame(rows).astype(
         dict.fromkeys(("depth", "explained_variance_ratio", "cosine_with_probe"), "float64")
         | {"effective_rank": "float64", "reason": object}
     )
-    every = pd.concat(points, ignore_index=True).astype({"depth": "float64"})
-    return PcaResult(plain_strings(frame), plain_strings(every))
+    coordinates = np.concatenate([found for _, found in results])
+    points = pd.DataFrame(
+        who
+        | {
+            "pool": np.repeat([pool for pool, _ in tasks], shown.size),
+            "layer": np.repeat([layer for _, layer in tasks], shown.size),
+            "depth": np.repeat([relative_depth(layer, ds) for _, layer in tasks], shown.size),
+        }
+        | {name: np.tile(values, len(tasks)) for name, values in tidy.items()}
+        | {f"pc{k + 1}": coordinates[:, k] for k in range(N_POINT_COMPONENTS)}
+    ).astype({"depth": "float64"})
+    return PcaResult(plain_strings(frame), plain_strings(points))
 
 
 def _pca_layer(
@@ -99,8 +107,8 @@ def _pca_layer(
 ) -> tuple[list[dict[str, Any]], NDArray[np.float64]]:
     """Return the components of one layer and the coordinates of the shown texts."""
     fit_rows, shown, texts = shared
-    x = np.asarray(values).astype(np.float64)
-    broken = shown[~np.isfinite(x[shown]).all(axis=1)]
+    x = np.asarray(values)
+    broken = shown[~np.isfinite(x).all(axis=1)[shown]]
     if broken.size:
         msg = (
             f"{where}: {broken.size} of {shown.size} rows have NaN or infinite values, the first "
@@ -114,21 +122,23 @@ def _pca_layer(
         axes = principal_axes(pairs.reshape(-1, x.shape[1]), n_components=n_components)
         coordinates = np.zeros((shown.size, N_POINT_COMPONENTS))
         n_axes = min(N_POINT_COMPONENTS, axes.axes.shape[0])
-        coordinates[:, :n_axes] = axes.project(x[shown])[:, :n_axes]
-    difference = pairs[0].mean(axis=0) - pairs[1].mean(axis=0)
+        first = replace(axes, axes=axes.axes[:n_axes], variance=axes.variance[:n_axes])
+        every = np.array_equal(shown, np.arange(len(x)))  # then they need not be copied
+        coordinates[:, :n_axes] = first.project(x if every else x[shown])
+    positive, negative = pairs.mean(axis=1, dtype=np.float64)
+    difference = positive - negative
     length = float(np.linalg.norm(difference))
     if axes.axes.shape[0] == 0:
         nothing = {"explained_variance_ratio": None, "cosine_with_probe": None}
         row = {"component": 1, **nothing, "effective_rank": None, "reason": "no variance"}
         return [row], coordinates
-    rank = effective_rank(axes.spectrum)
     cosines = axes.axes @ difference / length if length > 0 else None
     return [
         {
             "component": k + 1,
             "explained_variance_ratio": float(axes.explained[k]),
             "cosine_with_probe": None if cosines is None else float(cosines[k]),
-            "effective_rank": rank,
+            "effective_rank": axes.effective_rank,
             "reason": None if length > 0 else "the class means are equal",
         }
         for k in range(axes.axes.shape[0])

@@ -26,7 +26,7 @@ from .cosines import (
     vector_cosines,
 )
 from .embedding import MIN_TEXTS, TSNE_CAPTION, tsne_points
-from .geometry import effective_rank, principal_axes
+from .geometry import principal_axes
 from .inner_products import spaces
 from .schedule import Progress, one_blas_thread, run_tasks
 from .table import dataset_provenance, plain_strings, relative_depth, write_table
@@ -273,7 +273,7 @@ def _components(
     rank: Fields = head | {"metric": "effective_rank"}
     if n_axes == 0:
         return [rank | {"estimate": None, "reason": "the texts do not vary"}], np.zeros((len(x), 0))
-    rows = [rank | {"estimate": effective_rank(axes.spectrum)}]
+    rows = [rank | {"estimate": axes.effective_rank}]
     for k in range(n_axes):
         share = {"metric": "explained_variance_ratio", "estimate": float(axes.explained[k])}
         rows.append(head | share | {"component": k + 1})

@@ -7,14 +7,14 @@ formula, in float64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import dsyrk
+from scipy.linalg.blas import dsyr
 from scipy.sparse import csr_matrix
 
 from ..schemas import InvalidInputError
@@ -23,7 +23,8 @@ from .auroc import Floats
 __all__ = ["Moments", "Statistics", "block_statistics", "merge_moments", "merge_statistics"]
 
 Ints = NDArray[np.int64]
-STEP_ROWS = 1024  # in float64 at a time
+STEP_ROWS = 2048  # in float64 at a time
+STEP_COLUMNS = 1024
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Moments:
     cross: Floats
 
     @property
+    def n_bytes(self) -> int:
+        """Bytes of all arrays."""
+        return self.mean.nbytes + self.scatter.nbytes + self.cross.nbytes
+
+    @property
     def trace(self) -> float:
         """Trace of the scatter."""
         return float(np.trace(self.scatter))
@@ -52,8 +58,8 @@ class Moments:
         """Sum of the squares of the whole scatter, tr(S²)."""
         diagonal = np.diag(self.scatter)
         total = 0.0
-        for start in range(0, len(diagonal), STEP_ROWS):  # no second matrix in memory
-            rows = self.scatter[start : start + STEP_ROWS]
+        for start in range(0, len(diagonal), STEP_COLUMNS):  # no second matrix in memory
+            rows = self.scatter[start : start + STEP_COLUMNS]
             for offset, row in enumerate(rows, start):
                 below = row[:offset]
                 total += 2 * float(below @ below)
@@ -86,9 +92,12 @@ class Statistics:
     def n_bytes(self) -> int:
         """Bytes of all arrays."""
         arrays: list[NDArray[Any]] = [self.cells, self.cell_counts, self.cell_means]
-        for part in self.parts.values():
-            arrays += [part.mean, part.scatter, part.cross]
-        return sum(array.nbytes for array in arrays)
+        return sum(array.nbytes for array in arrays) + sum(p.n_bytes for p in self.parts.values())
+
+    def __sizeof__(self) -> int:
+        # What a Dask scheduler asks before it moves a job away from the worker that holds these:
+        # without an answer it takes them for a few bytes, and ships them around.
+        return object.__sizeof__(self) + self.n_bytes
 
     def total(self, *, without: int | None = None) -> Moments:
         """Return the moments of all parts, or of all but one: the training rows of that fold.
@@ -117,7 +126,7 @@ def block_statistics(
     Parameters
     ----------
     x
-        dims (row, hidden), any float type; converted to float64 in steps of 1024 rows.
+        dims (row, hidden), any float type; converted to float64 in steps of 2048 rows.
     parts
         The part of every row, dims (row,); a row of a negative part enters none.
     cells
@@ -147,16 +156,35 @@ def block_statistics(
     return Statistics(x.shape[1], found, names, counts, means)
 
 
-def _finite(x: NDArray[Any], rows: Ints) -> Floats:
-    values = x[rows].astype(np.float64)
-    if not np.isfinite(values).all():
-        broken = rows[~np.isfinite(values).all(axis=1)]
-        msg = (
-            f"row {int(broken[0])} of the block has NaN or infinite values; expected finite "
-            "activations. Resume the run if it is not sealed, or verify it"
-        )
-        raise InvalidInputError(msg)
-    return values
+class _Steps:
+    """Rows of a block in float64, some at a time, in memory that is used again.
+
+    Fresh memory for every step would be paged in every time, which costs a worker of a cluster
+    as much as a third of its work.
+    """
+
+    def __init__(self, x: NDArray[Any], rows: Ints) -> None:
+        self.x, self.rows = x, rows
+        self.buffer = np.empty((min(STEP_ROWS, rows.size), x.shape[1]))
+
+    def __iter__(self) -> Iterator[tuple[Ints, Floats]]:
+        """Yield the rows of every step and their values, which the next step overwrites."""
+        for start in range(0, self.rows.size, STEP_ROWS):
+            taken = self.rows[start : start + STEP_ROWS]
+            values = self.buffer[: taken.size]
+            first, last = int(taken[0]), int(taken[-1])
+            whole = last - first + 1 == taken.size  # ascending: a slice is no copy
+            np.copyto(values, self.x[first : last + 1] if whole else self.x[taken])
+            with np.errstate(invalid="ignore", over="ignore"):
+                total = values.sum()  # finite only where all are: one pass without a mask
+            if not np.isfinite(total) and not np.isfinite(values).all():
+                broken = taken[~np.isfinite(values).all(axis=1)]
+                msg = (
+                    f"row {int(broken[0])} of the block has NaN or infinite values; expected "
+                    "finite activations. Resume the run if it is not sealed, or verify it"
+                )
+                raise InvalidInputError(msg)
+            yield taken, values
 
 
 def _moments(x: NDArray[Any], rows: Ints, y: Floats) -> Moments:
@@ -166,38 +194,45 @@ def _moments(x: NDArray[Any], rows: Ints, y: Floats) -> Moments:
     would, and need no second pass.
     """
     hidden, n = x.shape[1], rows.size
-    origin = _finite(x, rows[:STEP_ROWS]).mean(axis=0)
-    y_origin = y[rows[:STEP_ROWS]].mean(axis=0)
+    origin, y_origin = np.zeros(hidden), y[rows[:STEP_ROWS]].mean(axis=0)
     sums, y_sums = np.zeros(hidden), np.zeros(y.shape[1])
-    scatter = np.zeros((hidden, hidden), order="F")
+    scatter: Floats | None = None
+    product: Floats | None = None
     cross, y_scatter = np.zeros((hidden, y.shape[1])), np.zeros(y.shape[1])
-    for start in range(0, n, STEP_ROWS):
-        taken = rows[start : start + STEP_ROWS]
-        values = _finite(x, taken) - origin
+    for taken, values in _Steps(x, rows):
+        if scatter is None:
+            origin = values.mean(axis=0)
+        values -= origin
         of_y = y[taken] - y_origin
-        # values.T is in Fortran order as it stands: BLAS adds to the triangle in place.
-        scatter = dsyrk(1.0, values.T, beta=1.0, c=scatter, lower=1, overwrite_c=1)
+        # numpy sees that this is symmetric (SYRK), and lets other threads run meanwhile: scipy's
+        # own dsyrk would add to the sum in place, but keeps the interpreter to itself.
+        if scatter is None:
+            scatter = values.T @ values
+        else:
+            product = np.matmul(values.T, values, out=product)
+            scatter += product
         sums += values.sum(axis=0)
         y_sums += of_y.sum(axis=0)
         cross += values.T @ of_y
         y_scatter += (of_y**2).sum(axis=0)
+    if scatter is None:
+        msg = "expected rows to take the moments of, got none"
+        raise InvalidInputError(msg)
     shift, y_shift = sums / n, y_sums / n
-    _add_outer(scatter, shift, -n)
     return Moments(
         n=int(n),
         mean=origin + shift,
-        scatter=scatter,
+        scatter=_add_outer(scatter.T, shift, -n),  # in Fortran order, and symmetric
         target_mean=y_origin + y_shift,
         target_scatter=y_scatter - n * y_shift**2,
         cross=cross - n * np.outer(shift, y_shift),
     )
 
 
-def _add_outer(matrix: Floats, vector: Floats, factor: float) -> None:
-    """Add factor·v·vᵀ to a matrix in Fortran order, in place and without a second matrix."""
-    for start in range(0, len(vector), STEP_ROWS // 4):
-        columns = slice(start, start + STEP_ROWS // 4)
-        matrix[:, columns] += np.outer(vector * factor, vector[columns])
+def _add_outer(matrix: Floats, vector: Floats, factor: float) -> Floats:
+    """Return the lower triangle of a matrix in Fortran order plus factor·v·vᵀ, in its place."""
+    result: Floats = dsyr(factor, vector, lower=1, a=matrix, overwrite_a=1)
+    return result
 
 
 def _cell_means(x: NDArray[Any], cells: Ints) -> tuple[Ints, Floats, Floats]:
@@ -206,10 +241,11 @@ def _cell_means(x: NDArray[Any], cells: Ints) -> tuple[Ints, Floats, Floats]:
     names, code = np.unique(cells[rows], return_inverse=True)
     counts = np.bincount(code, minlength=names.size).astype(np.float64)
     sums = np.zeros((names.size, x.shape[1]))
-    for start in range(0, rows.size, STEP_ROWS):
-        taken = slice(start, start + STEP_ROWS)
-        values = _finite(x, rows[taken])
-        where = (code[taken], np.arange(len(values)))
+    start = 0
+    for taken, values in _Steps(x, rows):
+        of_step = code[start : start + taken.size]
+        start += taken.size
+        where = (of_step, np.arange(len(values)))
         sums += csr_matrix((np.ones(len(values)), where), (names.size, len(values))) @ values
     return names.astype(np.int64), sums / np.maximum(counts, 1)[:, None], counts
 
@@ -226,7 +262,7 @@ def merge_moments(a: Moments, b: Moments, *, reuse: bool = False) -> Moments:
     weight = a.n * b.n / n
     scatter = b.scatter if reuse else b.scatter.copy(order="F")
     scatter += a.scatter
-    _add_outer(scatter, delta, weight)
+    scatter = _add_outer(scatter, delta, weight)
     return Moments(
         n=n,
         mean=a.mean + delta * (b.n / n),

@@ -18,37 +18,12 @@ from .statistics import Moments, Statistics
 
 __all__ = [
     "Pooled",
-    "StreamedAxes",
     "repool",
     "streamed_axes",
     "streamed_diff_means",
     "streamed_lda",
     "streamed_ridge",
 ]
-
-
-@dataclass(frozen=True)
-class StreamedAxes:
-    """Leading principal axes, with the variance and effective rank of the whole covariance.
-
-    ``axes`` has dims (component, hidden), ``variance`` (component,) with divisor n − 1.
-    """
-
-    mean: Floats
-    axes: Floats
-    variance: Floats
-    total_variance: float
-    effective_rank: float
-
-    @property
-    def explained(self) -> Floats:
-        """Share of the total variance of every component."""
-        result: Floats = self.variance / self.total_variance
-        return result
-
-    def project(self, x: Floats) -> Floats:
-        """Return the coordinates of ``x`` (text, hidden), dims (text, component)."""
-        return PrincipalAxes(self.mean, self.axes, self.variance, self.variance).project(x)
 
 
 @dataclass(frozen=True)
@@ -63,7 +38,7 @@ class Pooled:
     counts: Floats
 
 
-def streamed_axes(moments: Moments, *, n_components: int) -> StreamedAxes:
+def streamed_axes(moments: Moments, *, n_components: int) -> PrincipalAxes:
     """Return the leading principal axes of the rows that ``moments`` are of.
 
     Eigenvectors of the scatter, only those asked for; signs as :func:`principal_axes` has them.
@@ -85,7 +60,7 @@ def streamed_axes(moments: Moments, *, n_components: int) -> StreamedAxes:
     largest = np.abs(axes).argmax(axis=1)
     axes = axes * np.sign(axes[np.arange(k), largest])[:, None]
     freedom = moments.n - 1
-    return StreamedAxes(
+    return PrincipalAxes(
         moments.mean,
         axes,
         power / freedom,

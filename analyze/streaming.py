@@ -40,7 +40,7 @@ Ints = NDArray[np.int64]
 FLOAT64 = 8
 DEFAULT_TASK = "32MiB"
 N_LANES = 4
-TEMPORARIES = 3  # float64 copies of one step of rows
+TEMPORARIES = 2  # one step of rows in float64, and what is made of it
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ def memory_needed(
     statistics = FLOAT64 * (n_parts * hidden * hidden + n_cells * hidden)
     steps = TEMPORARIES * FLOAT64 * min(STEP_ROWS, rows_per_job) * hidden
     reading = 2 * rows_per_job * hidden * itemsize  # decoded, and as it comes off the codec
+    if rows_per_job > STEP_ROWS:
+        steps += FLOAT64 * hidden * hidden  # the scatter of one step
     at_once = min(n_workers, n_lanes)
     return MemoryNeed(
         job=reading + steps + 2 * statistics,  # of what came before and of the block
@@ -311,7 +313,7 @@ def _spans(array: xr.DataArray, rows: str, hidden: int, *, task_bytes: int | str
     n = array.sizes[rows]
     most = max(1, _bytes(task_bytes) // (hidden * array.dtype.itemsize))
     if array.chunks:
-        sizes = list(array.chunksizes[rows])
+        sizes = list(array.variable.chunksizes[rows])  # coordinates may have chunks of their own
     else:
         stored = array.encoding.get("preferred_chunks") or {}
         block = min(int(stored.get(rows) or most), n)

@@ -1,7 +1,8 @@
 """The analyses against the arithmetic that they cannot do without, and against plain loops.
 
 Every figure is a ratio within one run, on a run of 32 layers, 400 texts, 4096 wide in a local
-store. QUICK=1 uses 8 layers of 1024.
+store. QUICK=1 uses 8 layers of 1024. Those of ``analyze_scale`` follow: a run of tokens that does
+not fit into memory, and a cluster.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from actlake.schemas import (
 from actlake.store import create_store, open_run, rows_per_block, text_coords
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.analyze_scale import scale_figures
 from benchmarks.harness import QUICK, compare, emit, seconds
 
 N_LAYERS, HIDDEN = (8, 1024) if QUICK else (32, 4096)
@@ -212,7 +214,7 @@ def main() -> None:
         del values
         figures |= label_flips(store)
         figures |= whole_suite(store, texts)
-    emit(figures)
+    emit(figures | scale_figures())
 
 
 if __name__ == "__main__":

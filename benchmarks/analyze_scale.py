@@ -1,7 +1,7 @@
 """Analyses at scale: components against scikit-learn, memory of a pass, speed of a cluster.
 
-Ratios within one run. QUICK=1 streams 2 GB of tokens instead of 20 GB. The token array is an
-ordinary Zarr v3 array with the chunks of a run, (rows, 1, hidden), filled with made-up values.
+Ratios within one run. QUICK=1 streams 2 GB of tokens instead of 20 GB, from a made-up run in a
+local store. Names of parts as arguments (components, stream, cluster) run those alone.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 from sklearn.decomposition import IncrementalPCA
 
 from actlake.analyze import auroc, pca_run
+from actlake.analyze.auroc import auroc_columns
 from actlake.analyze.geometry import principal_axes
 from actlake.analyze.nulls import isotropic_aurocs, isotropic_directions
 from actlake.analyze.statistics import Statistics
@@ -34,27 +36,36 @@ from actlake.analyze.streamed import (
     streamed_lda,
     streamed_ridge,
 )
-from actlake.analyze.streaming import memory_needed, spread_over_tokens, stream_statistics
-from actlake.schemas import PcaSpec
+from actlake.analyze.streaming import memory_needed, project_rows, stream_statistics
+from actlake.schemas import CancelledError, PcaSpec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.harness import QUICK, compare, emit
+from benchmarks.token_run import ARRAY, RUN, held_out, open_token_run, write_token_run
 
 ROOT = Path(__file__).resolve().parent.parent
 N_TEXTS, N_COMPONENTS = 400, 50
 PCA_HIDDEN, PCA_LAYERS = 4096, 4 if QUICK else 32
 GIGABYTES = float(os.environ.get("BENCH_GB", "2" if QUICK else "20"))
+CLUSTER_GIGABYTES = 1 if QUICK else 4
 HIDDEN, N_LAYERS = (1024, 2) if QUICK else (4096, 4)
+WORKERS = 2
+N_MATCHED = 100  # draws of the count-matched ablation
 LIMIT = "600MiB" if QUICK else "1800MiB"
+SECONDS = os.environ.get("BENCH_SECONDS")
 CHUNK_BYTES = 16 * 2**20
 POOLED = "resid_post_mean_response"
-MARKS = 2  # tokens that are a keyword, and others
 REPEATS = 3
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="actlake-bench-", dir=os.environ.get("BENCH_DIR")))
+def scratch(name: str) -> Iterator[Path]:
+    """Yield a folder for one part: of BENCH_DIR, where it is kept, or one that is deleted."""
+    kept = os.environ.get("BENCH_DIR")
+    if kept is not None:
+        yield Path(kept) / name
+        return
+    folder = Path(tempfile.mkdtemp(prefix="actlake-bench-"))
     try:
         yield folder
     finally:
@@ -88,7 +99,7 @@ def pooled_run(folder: Path, rng: np.random.Generator) -> xr.Dataset:
     }
     data = (("text", "layer", "hidden"), values)
     xr.Dataset({POOLED: data}).to_zarr(
-        folder / "pooled.zarr", zarr_format=3, consolidated=False,
+        folder / "pooled.zarr", mode="w", zarr_format=3, consolidated=False,
         encoding={POOLED: {"chunks": (N_TEXTS, 1, PCA_HIDDEN), "compressors": None}},
     )  # fmt: skip
     lazy = xr.open_zarr(folder / "pooled.zarr", consolidated=False)
@@ -103,7 +114,7 @@ def bench_components(figures: dict[str, Any]) -> None:
     400 texts in one batch, by its own default: in smaller ones it would be less accurate.
     """
     found: dict[str, Any] = {}
-    with scratch() as folder:
+    with scratch("components") as folder:
         ds = pooled_run(folder, np.random.default_rng(0))
 
         def ours() -> None:
@@ -129,51 +140,8 @@ def bench_components(figures: dict[str, Any]) -> None:
 # -- one pass over tokens
 
 
-def write_tokens(folder: Path, *, gigabytes: float, hidden: int, n_layers: int) -> None:
-    """Write a token array whose texts have a label, and keywords that carry half of it."""
-    rows = CHUNK_BYTES // (4 * hidden)
-    n_chunks = max(8, round(gigabytes * 1e9 / (n_layers * rows * hidden * 4)))
-    n = n_chunks * rows
-    text = np.sort(np.random.default_rng(0).integers(0, N_TEXTS, n)).astype(np.int32)
-    group = zarr.open_group(folder / "tokens.zarr", mode="w", zarr_format=3)
-    array = group.create_array(
-        "resid_post_tokens", shape=(n, n_layers, hidden), chunks=(rows, 1, hidden),
-        dtype="float32", compressors=None, dimension_names=("token", "layer", "hidden"),
-    )  # fmt: skip
-    group.create_array("token_text", data=text, dimension_names=("token",))
-    group.create_array(
-        "layer", data=np.arange(n_layers, dtype=np.int32), dimension_names=("layer",)
-    )
-    scale = np.linspace(2, 0.5, hidden).astype(np.float32)
-    for chunk in range(n_chunks):
-        part = slice(chunk * rows, (chunk + 1) * rows)
-        for layer in range(n_layers):
-            rng = np.random.default_rng((chunk, layer))
-            x = rng.standard_normal((rows, hidden), dtype=np.float32) * scale
-            x[:, 0] += 0.2 * (text[part] % 2) * (1 + keywords(text[part].size))
-            array[part, layer] = x
-
-
-def keywords(n: int) -> np.ndarray:
-    """Return which of ``n`` tokens are keywords: every tenth."""
-    marks: np.ndarray = (np.arange(n) % 10 == 0).astype(np.int64)
-    return marks
-
-
-def open_tokens(folder: Path) -> tuple[xr.DataArray, dict[str, Any]]:
-    """Return the array, and the parts, cells and targets of its tokens."""
-    ds = xr.open_zarr(folder / "tokens.zarr", chunks=None, consolidated=False)
-    text = ds["token_text"].values.astype(np.int64)
-    label, train = np.arange(N_TEXTS) % 2, np.arange(N_TEXTS) // 2 % 4 < 3
-    return ds["resid_post_tokens"], {
-        "parts": spread_over_tokens(np.where(train, 0, -1), text),
-        "cells": text * MARKS + keywords(text.size),
-        "targets": spread_over_tokens(label.astype(float), text)[:, None],
-    }
-
-
-def analyse(statistics: Statistics) -> dict[str, Any]:
-    """Return everything that is asked of one layer, from its statistics alone."""
+def analyse(statistics: Statistics) -> tuple[dict[str, Any], np.ndarray]:
+    """Return what is asked of one layer, from its statistics alone, and its directions."""
     moments = statistics.total()
     axes = streamed_axes(moments, n_components=N_COMPONENTS)
     found: dict[str, Any] = {
@@ -186,8 +154,8 @@ def analyse(statistics: Statistics) -> dict[str, Any]:
         "lda": streamed_lda(moments),
     }
     for arm, drop in (("whole", ()), ("without keywords", (1,))):
-        pooled = repool(statistics, n_marks=MARKS, drop=drop)
-        test = pooled.texts // 2 % 4 == 3
+        pooled = repool(statistics, n_marks=2, drop=drop)
+        test = held_out(pooled.texts)
         values, labels = pooled.values[test], pooled.texts[test] % 2 == 1
         for name, probe in probes.items():
             found[f"{name}, {arm}"] = auroc(probe.score(values), labels)
@@ -196,70 +164,150 @@ def analyse(statistics: Statistics) -> dict[str, Any]:
         directions = isotropic_directions(1000, values.shape[1], seed=0)
         null = isotropic_aurocs(pairs, directions, members=[np.arange(n)])
         found[f"random, {arm}"] = float(null.std())
-    return found
+    return found, np.stack([probe.unit for probe in probes.values()], axis=1)
 
 
-_STREAM = """
-import json, resource, sys
+def matched_ablation(scores: np.ndarray, cells: np.ndarray) -> dict[str, float]:
+    """Return the AUROC of the probes without as many random tokens as each text has keywords.
+
+    ``scores`` has dims (token, probe): pooling is linear, so that no draw reads a token again.
+    """
+    text, marked = np.divmod(cells, 2)
+    chosen = held_out(text)
+    text, marked, scores = text[chosen], marked[chosen], scores[chosen].astype(np.float64)
+    names, code, counts = np.unique(text, return_inverse=True, return_counts=True)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    n_marked = np.bincount(code, weights=marked)
+    rng, areas = np.random.default_rng(0), []
+    for _ in range(N_MATCHED):
+        order = np.lexsort((rng.random(code.size), code))  # shuffled inside of every text
+        kept = order[np.arange(code.size) - starts[code] >= n_marked[code]]
+        sums = [np.bincount(code[kept], weights=column[kept]) for column in scores.T]
+        means = np.stack(sums, axis=1) / (counts - n_marked)[:, None]
+        areas.append(auroc_columns(means, names % 2 == 1))
+    middle = np.median(areas, axis=0)
+    return {
+        f"{name}, without {N_MATCHED} x as many random tokens": float(area)
+        for name, area in zip(("diff_means", "ridge", "lda"), middle, strict=True)
+    }
+
+
+def peak_mib() -> float:
+    """Return the peak resident memory of this program, MiB (Linux).
+
+    Not ``ru_maxrss``, in which what the parent held when it forked counts too.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def stream(folder: Path) -> dict[str, Any]:
+    """Return everything of every layer of the run in ``folder``, by layer; nothing if time ends."""
+    array, keys = open_token_run(folder)
+    cancel = Event()
+    if SECONDS is not None:
+        timer = Timer(float(SECONDS), cancel.set)
+        timer.daemon = True
+        timer.start()
+    options: dict[str, Any] = {"scheduler": "threads", "cancel": cancel}
+    try:
+        layers = stream_statistics(
+            array, **keys, then=analyse, n_workers=WORKERS, memory_limit=LIMIT,
+            cache=folder / "cache", identity=str(array.shape), **options,
+        )  # fmt: skip
+        directions = {layer: of[1] for layer, of in layers.items()}
+        scores = project_rows(array, directions, **options)
+    except CancelledError:
+        return {}
+    return {
+        str(layer): of[0] | matched_ablation(scores[layer], keys["cells"])
+        for layer, of in layers.items()
+    }
+
+
+_CHILD = """
+import json, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 import benchmarks.analyze_scale as bench
-array, keys = bench.open_tokens(Path(sys.argv[1]))
-if sys.argv[2] == "pass":
-    found = bench.stream_statistics(
-        array, **keys, then=bench.analyse, scheduler="threads", n_workers=2,
-        memory_limit=bench.LIMIT,
-    )
-else:
-    found = {{}}
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps([peak, found]))
+found = bench.stream(Path(sys.argv[1])) if sys.argv[2] == "pass" else {{}}
+if sys.argv[2] != "pass":
+    bench.open_token_run(Path(sys.argv[1]))
+print(json.dumps([bench.peak_mib(), found]))
 """
 
 
-def run_stream(folder: Path, what: str) -> tuple[float, dict[str, Any]]:
+def run_stream(
+    folder: Path, what: str, *, seconds: float | None = None
+) -> tuple[float, dict[str, Any]]:
     """Return the peak memory of a fresh process, MiB, and what it found."""
+    limit = {} if seconds is None else {"BENCH_SECONDS": str(max(1, seconds))}
     done = subprocess.run(
-        [sys.executable, "-c", _STREAM.format(root=str(ROOT)), str(folder), what],
+        [sys.executable, "-c", _CHILD.format(root=str(ROOT)), str(folder), what],
         stdout=subprocess.PIPE, text=True, check=True,
-        env={**os.environ, "DASK_NUM_WORKERS": "2"},
+        env={**os.environ, "DASK_NUM_WORKERS": str(WORKERS), **limit},
     )  # fmt: skip
     peak, found = json.loads(done.stdout.splitlines()[-1])
     return peak, found
 
 
 def bench_stream(figures: dict[str, Any]) -> None:
-    """Everything of every layer in one pass, in a process of its own."""
-    with scratch() as folder:
-        write_tokens(folder, gigabytes=GIGABYTES, hidden=HIDDEN, n_layers=N_LAYERS)
-        array, keys = open_tokens(folder)
-        figures["stream_gb"] = round(array.nbytes / 1e9, 2)
-        idle, _ = run_stream(folder, "nothing")
-        peak, found = run_stream(folder, "pass")
-        figures["stream_peak_rss_mb"] = round(peak)
-        figures["stream_idle_rss_mb"] = round(idle)
+    """Everything of every layer in one pass, in a process of its own.
+
+    With BENCH_DIR the run is written there and kept, and with BENCH_SECONDS a call ends after
+    so long: the next one goes on from the layers that were finished.
+    """
+    with scratch("stream") as folder:
+        began = time.perf_counter()
+        if not (folder / "runs" / RUN / "seal.json").is_file():
+            write_token_run(folder, gigabytes=GIGABYTES, hidden=HIDDEN, n_layers=N_LAYERS)
+        print(f"stream: the run is there after {time.perf_counter() - began:.0f} s", flush=True)
+        array, keys = open_token_run(folder)
         need = memory_needed(
-            hidden=HIDDEN, rows_per_job=2 * CHUNK_BYTES // (4 * HIDDEN), n_workers=2,
+            hidden=HIDDEN, rows_per_job=2 * CHUNK_BYTES // (4 * HIDDEN), n_workers=WORKERS,
             n_cells=np.unique(keys["cells"]).size,
         )  # fmt: skip
-        figures["stream_stated_mb"] = round(need.total / 2**20)
-        figures["stream_found"] = {name: round(value, 4) for name, value in found["0"].items()}
+        idle, _ = run_stream(folder, "nothing")
+        print(f"stream: expected {idle:.0f} MiB idle, and {need.sentence()}", flush=True)
+        so_far = time.perf_counter() - began
+        left = None if SECONDS is None else float(SECONDS) - so_far
+        peak, found = run_stream(folder, "pass", seconds=left)
+        figures["stream_gb"] = round(array.nbytes / 1e9, 2)
+        figures["stream_stored_gb"] = round(
+            sum(p.stat().st_size for p in folder.glob(f"runs/{RUN}/data.zarr/{ARRAY}/**/*")
+                if p.is_file()) / 1e9, 2,
+        )  # fmt: skip
+        figures["stream_seconds"] = round(time.perf_counter() - began - so_far)
+        figures["stream_peak_rss_mb"] = round(peak)
+        figures["stream_idle_rss_mb"] = round(idle)
+        figures["stream_stated_mb"] = round(idle + need.total / 2**20)
+        figures["stream_layers_kept"] = len(list((folder / "cache").glob("*.npz")))
+        figures["stream_found"] = {
+            layer: {name: round(value, 4) for name, value in of.items()}
+            for layer, of in found.items()
+        } or "not finished: run it again"
 
 
 # -- a cluster
 
 
 def bench_cluster(figures: dict[str, Any]) -> None:
-    """Run the same pass on one and on two worker processes."""
-    from distributed import LocalCluster
+    """Run the same pass on one and on two worker processes, that read for themselves.
 
-    with scratch() as folder:
-        write_tokens(folder, gigabytes=0.4 if QUICK else 2, hidden=1024, n_layers=2)
-        array, keys = open_tokens(folder)
+    ``cluster_cpu_speedup`` is what their own seconds allow where every worker has a core: on a
+    machine with as many cores as workers the scheduler and the client take theirs from them.
+    """
+    from distributed import Client, LocalCluster
+
+    with scratch("cluster") as folder:
+        write_token_run(folder, gigabytes=CLUSTER_GIGABYTES, hidden=1024, n_layers=4)
+        array, keys = open_token_run(folder)
         options: dict[str, Any] = {"threads_per_worker": 1, "processes": True}
         with (
             LocalCluster(n_workers=1, dashboard_address=None, **options) as one,
             LocalCluster(n_workers=2, dashboard_address=None, **options) as two,
+            Client(one, set_as_default=False) as of_one,
+            Client(two, set_as_default=False) as of_two,
         ):
             passes = {
                 name: partial(
@@ -270,9 +318,18 @@ def bench_cluster(figures: dict[str, Any]) -> None:
             }  # fmt: skip
             for warm in passes.values():
                 warm()
+            before = [worker_seconds(of_one), worker_seconds(of_two)]
             figures["cluster_speedup_2_processes"] = compare(
                 "cluster_speedup_2_processes", passes["two"], passes["one"], repeats=REPEATS
             )
+            alone = worker_seconds(of_one) - before[0]
+            shared = worker_seconds(of_two) - before[1]
+    figures["cluster_cpu_speedup"] = round(2 * alone / shared, 3)
+
+
+def worker_seconds(client: Any) -> float:
+    """Return the processor time of all workers of a cluster."""
+    return float(sum(client.run(time.process_time).values()))
 
 
 def trace(statistics: Statistics) -> float:
@@ -280,14 +337,16 @@ def trace(statistics: Statistics) -> float:
     return statistics.total().trace
 
 
-def main() -> None:
-    """Run everything; print the figures."""
+PARTS = {"components": bench_components, "stream": bench_stream, "cluster": bench_cluster}
+
+
+def scale_figures(names: Sequence[str] = tuple(PARTS)) -> dict[str, Any]:
+    """Return the figures of some parts, all of them by default."""
     figures: dict[str, Any] = {}
-    bench_components(figures)
-    bench_stream(figures)
-    bench_cluster(figures)
-    emit(figures)
+    for name in names:
+        PARTS[name](figures)
+    return figures
 
 
 if __name__ == "__main__":
-    main()
+    emit(scale_figures(sys.argv[1:] or tuple(PARTS)))

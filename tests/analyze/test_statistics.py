@@ -7,12 +7,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from dask.sizeof import sizeof
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 
-from actlake.analyze.geometry import effective_rank, principal_axes
+from actlake.analyze.geometry import principal_axes
 from actlake.analyze.inner_products import oas_shrinkage
 from actlake.analyze.statistics import (
     STEP_ROWS,
@@ -134,6 +135,30 @@ def test_rows_of_no_part_and_no_cell_are_left_out():
         block_statistics(np.where(np.arange(300)[:, None] < 70, np.nan, x), parts=parts)
 
 
+def test_a_scheduler_learns_what_statistics_weigh():
+    x, y, parts, cells = data()
+    found = block_statistics(x, parts=parts, cells=cells, targets=y)
+    arrays = [found.cell_means, *(part.scatter for part in found.parts.values())]
+    assert sizeof(found) >= found.n_bytes >= sum(array.nbytes for array in arrays)
+
+
+def test_rows_of_all_sizes_and_orders_are_the_same_statistics():
+    x, y, parts, cells = data(2500)
+    x = x.astype(np.float32) * 10 + 100
+    found = block_statistics(x, parts=parts, cells=cells, targets=y)
+    for part, moments in found.parts.items():
+        check(moments, x[parts == part].astype(np.float64), y[parts == part])
+    for name, mean in zip(found.cells, found.cell_means, strict=True):
+        np.testing.assert_allclose(mean, x[cells == name].mean(axis=0, dtype=np.float64))
+
+
+def test_infinite_values_of_both_signs_are_refused_without_a_warning():
+    x, y, parts, _ = data()
+    x[3, 1], x[4, 1] = np.inf, -np.inf
+    with pytest.raises(InvalidInputError, match="row 3 of the block has NaN or infinite"):
+        block_statistics(x, parts=parts * 0, targets=y)
+
+
 def test_a_fold_is_all_parts_but_one():
     x, y, parts, _ = data()
     found = block_statistics(x, parts=parts, targets=y)
@@ -154,7 +179,7 @@ def test_components_equal_those_of_the_rows(n, hidden):
     np.testing.assert_allclose(
         found.explained, PCA(4, svd_solver="full").fit(x).explained_variance_ratio_
     )
-    assert found.effective_rank == pytest.approx(effective_rank(exact.spectrum))
+    assert found.effective_rank == pytest.approx(exact.effective_rank)
     np.testing.assert_allclose(found.project(x), exact.project(x), atol=1e-7)
 
 

@@ -96,6 +96,18 @@ def test_arrays_without_dask_are_read_block_by_block():
         equal(lazy[layer], eager[layer], rtol=1e-7, atol=1e-9)
 
 
+def test_coordinates_may_have_chunks_of_their_own_as_those_of_a_run_have():
+    array, text, label = tokens()
+    lazy = array.assign_coords(token_text=("token", text)).chunk({"token": 37})
+    lazy = lazy.assign_coords(token_text=lazy["token_text"].chunk({"token": 11}))
+    with pytest.raises(ValueError, match="inconsistent chunks"):
+        _ = lazy.chunksizes
+    options = {**keys(text, label), "then": summary, "task_bytes": 1500, "scheduler": "threads"}
+    found, plain = stream_statistics(lazy, **options), stream_statistics(array, **options)
+    for layer in plain:
+        equal(found[layer], plain[layer])
+
+
 def test_what_a_job_read_is_not_kept(tmp_path):
     array, text, label = tokens()
     array.drop_vars("token_text").to_dataset(name="x").to_zarr(
