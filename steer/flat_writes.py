@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,8 +165,10 @@ class FlatWrites:
         writes = []
         for i, words in enumerate(json.loads(arrays["words"].tobytes())):
             head = f"{i}/"
-            parts = {n.removeprefix(head): a for n, a in arrays.items() if n.startswith(head)}
-            writes.append(FlatWrite(**{**words, "layers": tuple(words["layers"])}, **parts))
+            parts: dict[str, Any] = {
+                n.removeprefix(head): a for n, a in arrays.items() if n.startswith(head)
+            }
+            writes.append(FlatWrite(**parts, **{**words, "layers": tuple(words["layers"])}))
         return cls(arrays["ids"], arrays["bounds"], tuple(writes))
 
     def places(self) -> dict[tuple[int, str], list[int]]:

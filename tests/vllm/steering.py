@@ -30,6 +30,8 @@ def batch(loaded, n=6):
 @torch.inference_mode()
 def oracle(loaded, ids, attended, interventions, *, n_new):
     """Greedy tokens (row, n_new) and log-probs of the first by transformers, without a cache."""
+    # A model that vLLM takes from transformers has had its class changed by vLLM in this process.
+    loaded.backbone.do_not_compile = True
     first = None
     with intervene(loaded.network, interventions):
         for _ in range(n_new):
