@@ -13,7 +13,8 @@ from .compiling import prove_compiled
 from .engine import Engine, TransformersEngine
 from .loading import LoadedModel, load_model
 from .planning import PreparedRun
-from .vllm_engine import VllmEngine, require_vllm
+from .vllm_engine import VllmEngine
+from .vllm_host import require_vllm
 
 __all__ = ["check_engine", "load_for_plan", "open_engine"]
 

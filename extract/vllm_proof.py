@@ -7,6 +7,7 @@ Norms add in place, so a tensor is read at once, or copied.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from torch import nn
 from ..schemas import InvalidInputError
 from .sites import Tap, find_taps
 
-__all__ = ["Proof", "hook_stream"]
+__all__ = ["Proof", "find_parts", "hook_stream", "join_parts"]
 
 _ORDER = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 # Relative deviation of a norm that adds its two parts itself from one of their sum.
@@ -33,7 +34,8 @@ def hook_stream(
 
     def read(values: Iterable[object]) -> None:
         try:
-            hidden = _stream(values, hidden_size)
+            held = list(values)
+            hidden = join_parts(held, find_parts(held, hidden_size))
         except InvalidInputError:
             if lenient:
                 return
@@ -49,19 +51,32 @@ def hook_stream(
     )
 
 
-def _stream(values: Iterable[object], hidden_size: int) -> torch.Tensor:
-    """Return the sum of the one or two (token, hidden) tensors among ``values``.
+def find_parts(values: Sequence[object], hidden_size: int) -> list[int]:
+    """Return which of ``values`` are the one or two parts (token, hidden) of the stream.
 
-    In the model's own type: that is how its norms add them. Models that vLLM has from transformers
-    keep a batch axis of one.
+    Models that vLLM has from transformers keep a batch axis of one.
     """
-    tensors = [v for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()]
-    flat = [v[0] if v.ndim == 3 and v.shape[0] == 1 else v for v in tensors]
-    parts = [v for v in flat if v.ndim == 2 and v.shape[-1] == hidden_size]
-    if not 1 <= len(parts) <= 2:
-        msg = f"expected one or two tensors (token, {hidden_size}) of the stream, got {len(parts)}"
+    found = [
+        i
+        for i, v in enumerate(values)
+        if isinstance(v, torch.Tensor)
+        and v.is_floating_point()
+        and (v.ndim == 2 or (v.ndim == 3 and v.shape[0] == 1))
+        and v.shape[-1] == hidden_size
+    ]
+    if not 1 <= len(found) <= 2:
+        msg = f"expected one or two tensors (token, {hidden_size}) of the stream, got {len(found)}"
         raise InvalidInputError(msg)
-    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    return found
+
+
+def join_parts(values: Sequence[Any], found: Sequence[int]) -> torch.Tensor:
+    """Return the stream (token, hidden): the sum of its parts.
+
+    In the model's own type: that is how its norms add them.
+    """
+    parts = [v[0] if v.ndim == 3 else v for v in (values[i] for i in found)]
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]  # type: ignore[no-any-return]
 
 
 class Proof:
@@ -93,6 +108,11 @@ class Proof:
 
         handles.append(self._model.register_forward_hook(keep_output))
         return handles
+
+    @property
+    def output(self) -> torch.Tensor | None:
+        """What the model returned in the pass."""
+        return self._output
 
     def sites(self) -> list[str]:
         """Return the sites that every block has, in the order of the stream.

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .generation import (
         Generated,
         GenerateRow,
+        RowEngine,
         generate_rows,
     )
     from .intervention import (
@@ -129,6 +130,9 @@ if TYPE_CHECKING:
         build_scores,
         score_text,
     )
+    from .vllm_engine import (
+        VllmSteering,
+    )
 
 __all__ = [
     "AlignedCase",
@@ -150,10 +154,12 @@ __all__ = [
     "PatchResult",
     "Positions",
     "Question",
+    "RowEngine",
     "ScenarioResult",
     "ScoredTable",
     "SweepResult",
     "TextScore",
+    "VllmSteering",
     "align_contrasts",
     "analyse_doses",
     "angle_degrees",
@@ -221,10 +227,12 @@ _MODULES = {
     "PatchResult": "patching",
     "Positions": "positions",
     "Question": "judges",
+    "RowEngine": "generation",
     "ScenarioResult": "task_free",
     "ScoredTable": "scored_tables",
     "SweepResult": "sweep",
     "TextScore": "text_scores",
+    "VllmSteering": "vllm_engine",
     "align_contrasts": "aligned",
     "analyse_doses": "doses",
     "angle_degrees": "scoring",

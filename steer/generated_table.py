@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..extract import LoadedModel, chat_messages, render_prompt
 from ..schemas import InvalidInputError, SteeredTextsSpec, StorageError, Text, digest_json
-from .generation import Generated, GenerateRow, generate_rows
+from .generation import Generated, GenerateRow, RowEngine, generate_rows
 from .patched_runs import PatchCost
 
 __all__ = ["condition_cost", "generate_table", "prompt_ids", "read_generated"]
@@ -104,6 +104,7 @@ def generate_table(
     *,
     spec: SteeredTextsSpec,
     folder: Path | None = None,
+    engine: RowEngine | None = None,
 ) -> pd.DataFrame:
     """Return the text of every prompt, direction, strength and seed, one row each.
 
@@ -119,6 +120,8 @@ def generate_table(
         Token ids by name; see :func:`prompt_ids`.
     directions
         Unit vectors (hidden,) by name.
+    engine
+        What generates, such as :class:`VllmSteering`; None is the model in this process.
 
     Raises
     ------
@@ -155,7 +158,10 @@ def generate_table(
         else:
             _commit(part, folder)
 
-    generate_rows(loaded, rows, spec=spec, report=keep)
+    if engine is None:
+        generate_rows(loaded, rows, spec=spec, report=keep)
+    else:
+        engine.generate_rows(rows, spec=spec, report=keep)
     found = pd.concat(parts, ignore_index=True) if folder is None else read_generated(folder)
     return wanted[_KEY].merge(found, on=_KEY, how="left", validate="many_to_one")
 

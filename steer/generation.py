@@ -5,18 +5,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from transformers import AutoConfig, GenerationConfig
 
 from ..extract import LoadedModel
 from ..schemas import InvalidInputError, SteeredTextsSpec
 from .intervention import Intervention, intervene
 from .positions import Positions, plan_positions
 
-__all__ = ["GenerateRow", "Generated", "generate_rows"]
+__all__ = [
+    "GenerateRow",
+    "Generated",
+    "RowEngine",
+    "check_rows",
+    "end_ids",
+    "generate_rows",
+    "noise_key",
+    "plan_rows",
+    "steer_rows",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,20 @@ class Generated:
 
     ids: np.ndarray
     ended: bool
+
+
+class RowEngine(Protocol):
+    """What generates in place of the model in this process: :func:`generate_rows` of its own."""
+
+    def generate_rows(
+        self,
+        rows: Sequence[GenerateRow],
+        *,
+        spec: SteeredTextsSpec,
+        report: Callable[[list[int], list[Generated]], None] | None = None,
+    ) -> list[Generated]:
+        """Return the continuation of every row, in the order given."""
+        ...
 
 
 @torch.inference_mode()
@@ -71,7 +96,7 @@ def generate_rows(
     InvalidInputError
         If a prompt is empty or leaves no room in the context, or a vector or layer does not fit.
     """
-    _check(loaded, rows, spec)
+    check_rows(loaded, rows, spec)
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), i))
     out: list[Generated | None] = [None] * len(rows)
     for start in range(0, len(order), spec.batch_rows):
@@ -84,7 +109,8 @@ def generate_rows(
     return [found for found in out if found is not None]
 
 
-def _check(loaded: LoadedModel, rows: Sequence[GenerateRow], spec: SteeredTextsSpec) -> None:
+def check_rows(loaded: LoadedModel, rows: Sequence[GenerateRow], spec: SteeredTextsSpec) -> None:
+    """Raise InvalidInputError where a row is empty, too long, or steered by another width."""
     limit = loaded.max_positions
     for i, row in enumerate(rows):
         if not len(row.ids):
@@ -104,12 +130,63 @@ def _check(loaded: LoadedModel, rows: Sequence[GenerateRow], spec: SteeredTextsS
             raise InvalidInputError(msg)
 
 
-def _end_ids(loaded: LoadedModel) -> set[int]:
+def end_ids(loaded: LoadedModel) -> set[int]:
     """Return the ids that end a text: the generation config's, and the tokenizer's."""
-    config = getattr(loaded.network, "generation_config", None)
+    config = getattr(loaded.model, "generation_config", None) or _generation_config(loaded)
     named = getattr(config, "eos_token_id", None)
     ids = named if isinstance(named, list | tuple) else [named]
     return {int(i) for i in (*ids, loaded.tokenizer.eos_token_id) if i is not None}
+
+
+def _generation_config(loaded: LoadedModel) -> GenerationConfig:
+    """Return how a model generates by its files: its own config says it where no other does."""
+    source, kwargs = loaded.source, {}
+    if source.path is None and source.revision is not None:
+        kwargs["revision"] = source.revision
+    try:
+        return GenerationConfig.from_pretrained(source.location, **kwargs)
+    except OSError:
+        config = AutoConfig.from_pretrained(source.location, **kwargs)
+        return GenerationConfig.from_model_config(config)
+
+
+def plan_rows(
+    loaded: LoadedModel, rows: Sequence[GenerateRow], *, phase: str
+) -> tuple[torch.Tensor, torch.Tensor, Positions]:
+    """Return ids and attention mask (row, column), padded on the left, and a phase's positions."""
+    width = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), width), loaded.tokenizer.pad_token_id or 0)
+    attended = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row.ids) :] = torch.from_numpy(np.asarray(row.ids))
+        attended[i, width - len(row.ids) :] = 1
+    bos = loaded.tokenizer.bos_token_id
+    return ids, attended, plan_positions(ids, attended, phase=phase, bos=bos)
+
+
+def steer_rows(
+    rows: Sequence[GenerateRow],
+    positions: Positions,
+    *,
+    layer: int,
+    hidden_size: int,
+    device: torch.device | None = None,
+) -> list[Intervention]:
+    """Return what steers the rows, its vectors on ``device``: nothing where none has a vector."""
+    if all(row.vector is None for row in rows):
+        return []
+    nothing = np.zeros(hidden_size)
+    vectors = np.stack([nothing if row.vector is None else row.vector for row in rows])
+    strengths = [0.0 if row.vector is None else row.alpha for row in rows]
+    return [
+        Intervention(
+            "add",
+            (layer,),
+            torch.tensor(strengths, dtype=torch.float32),
+            positions,
+            vectors=torch.from_numpy(vectors.astype(np.float32)).to(device),
+        )
+    ]
 
 
 class _Batch:
@@ -127,18 +204,12 @@ class _Batch:
         use_cache: bool,
     ) -> None:
         self.loaded, self.rows, self.spec, self.use_cache = loaded, rows, spec, use_cache
-        self.width = max(len(row.ids) for row in rows)
-        ids = torch.full((len(rows), self.width), loaded.tokenizer.pad_token_id or 0)
-        attended = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            ids[i, self.width - len(row.ids) :] = torch.from_numpy(np.asarray(row.ids))
-            attended[i, self.width - len(row.ids) :] = 1
-        self.positions = plan_positions(
-            ids, attended, phase=spec.positions, bos=loaded.tokenizer.bos_token_id
-        )
+        ids, attended, self.positions = plan_rows(loaded, rows, phase=spec.positions)
         self.ids, self.attended = ids.to(loaded.device), attended.to(loaded.device)
-        self.noise = [_noise_of(row) for row in rows] if spec.temperature else []
-        self.end = torch.tensor(sorted(_end_ids(loaded)), device=loaded.device)
+        self.noise = (
+            [np.random.default_rng(noise_key(row)) for row in rows] if spec.temperature else []
+        )
+        self.end = torch.tensor(sorted(end_ids(loaded)), device=loaded.device)
 
     def run(self) -> list[Generated]:
         """Return what every row became."""
@@ -176,21 +247,16 @@ class _Batch:
         return bool(keep)
 
     def _writes(self) -> list[Intervention]:
-        rows = [self.rows[i] for i in self.active]
-        if all(row.vector is None for row in rows):
-            return []
-        nothing = np.zeros(self.loaded.info.hidden_size)
-        vectors = np.stack([nothing if row.vector is None else row.vector for row in rows])
-        planned = self.positions.planned[torch.tensor(self.active)]
-        return [
-            Intervention(
-                "add",
-                (self.spec.layer,),
-                torch.tensor([row.alpha for row in rows], dtype=torch.float32),
-                Positions(planned, generated=self.positions.generated),
-                vectors=torch.from_numpy(vectors.astype(np.float32)).to(self.loaded.device),
-            )
-        ]
+        positions = replace(
+            self.positions, planned=self.positions.planned[torch.tensor(self.active)]
+        )
+        return steer_rows(
+            [self.rows[i] for i in self.active],
+            positions,
+            layer=self.spec.layer,
+            hidden_size=self.loaded.info.hidden_size,
+            device=self.loaded.device,
+        )
 
     def _step(self) -> None:
         """Run the model once and put one token behind every row."""
@@ -225,7 +291,7 @@ class _Batch:
         self.n_new += 1
 
 
-def _noise_of(row: GenerateRow) -> np.random.Generator:
-    """Return the generator of a row's noise: of its seed and prompt, whatever steers it."""
+def noise_key(row: GenerateRow) -> list[int]:
+    """Return the seed of a row's noise: of its seed and prompt, whatever steers it."""
     digest = hashlib.sha256(np.asarray(row.ids, dtype="<i4").tobytes()).digest()
-    return np.random.default_rng([row.seed, int.from_bytes(digest[:8], "little")])
+    return [row.seed, int.from_bytes(digest[:8], "little")]

@@ -18,7 +18,7 @@ from ..schemas import InvalidInputError
 from .operators import apply_operator, check_operator
 from .positions import Positions
 
-__all__ = ["Intervention", "intervene"]
+__all__ = ["Intervention", "check_intervention", "intervene"]
 
 _STREAM = {"resid_pre", "resid_post"}  # a block's own input and output: nothing to prove
 _PROVEN: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
@@ -100,8 +100,10 @@ def intervene(model: nn.Module, interventions: Sequence[Intervention]) -> Iterat
     """
     backbone = _backbone(model)
     blocks = find_blocks(backbone)
+    hidden_size = int(backbone.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
     for wanted in interventions:
-        _check(wanted, backbone=backbone, blocks=blocks)
+        check_intervention(wanted, n_layers=len(blocks), hidden_size=hidden_size)
+        _check_site(wanted.site, backbone=backbone, blocks=blocks)
     places: dict[_Place, list[Intervention]] = {}
     for wanted in interventions:
         for layer in wanted.layers:
@@ -123,9 +125,9 @@ def _backbone(model: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else model
 
 
-def _check(wanted: Intervention, *, backbone: nn.Module, blocks: Sequence[nn.Module]) -> None:
-    n_rows, n_layers = len(wanted.strengths), len(blocks)
-    hidden_size = int(backbone.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
+def check_intervention(wanted: Intervention, *, n_layers: int, hidden_size: int) -> None:
+    """Raise InvalidInputError where an intervention does not fit itself or a model of that size."""
+    n_rows = len(wanted.strengths)
     beyond = [layer for layer in wanted.layers if not 0 <= layer < n_layers]
     if beyond or not wanted.layers:
         msg = f"layers {beyond} do not exist; the model has layers 0 to {n_layers - 1}"
@@ -163,15 +165,19 @@ def _check(wanted: Intervention, *, backbone: nn.Module, blocks: Sequence[nn.Mod
         if shape != planned or wanted.positions.generated:
             msg = f"the source has rows x columns {shape}, the planned columns are {planned}"
             raise InvalidInputError(msg)
-    if wanted.site not in _STREAM:
-        if backbone not in _PROVEN:
-            found = proven_sites(backbone, blocks)
-            # Heads are as wide as the attention, not as the stream that directions live in.
-            _PROVEN[backbone] = [site for site in found if site != "attn_heads"]
-        if wanted.site not in _PROVEN[backbone]:
-            there = ", ".join(_PROVEN[backbone])
-            msg = f"{type(backbone).__name__} has no site {wanted.site}; it has {there}"
-            raise InvalidInputError(msg)
+
+
+def _check_site(site: str, *, backbone: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    if site in _STREAM:
+        return
+    if backbone not in _PROVEN:
+        found = proven_sites(backbone, blocks)
+        # Heads are as wide as the attention, not as the stream that directions live in.
+        _PROVEN[backbone] = [name for name in found if name != "attn_heads"]
+    if site not in _PROVEN[backbone]:
+        there = ", ".join(_PROVEN[backbone])
+        msg = f"{type(backbone).__name__} has no site {site}; it has {there}"
+        raise InvalidInputError(msg)
 
 
 def _note_start(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .extract import LoadedModel
-    from .schemas import DirectionSet, Record
-    from .steer import AlignedCase, PatchCost
+    from .schemas import DirectionSet, Record, SteeredTextsSpec
+    from .steer import AlignedCase, PatchCost, RowEngine
 
 __all__ = ["generate", "match", "mediate", "patch"]
 
@@ -316,6 +317,52 @@ def match(
     _finish(result, name="matched", spec=spec, columns=columns, options=options, as_json=as_json)
 
 
+def _load_generator(model: str, options: dict[str, Any]) -> LoadedModel:
+    """Return the model for the engine that is asked for; vLLM reads the weights itself."""
+    from .extract import load_model
+    from .extract.engines import check_engine, load_for_plan
+    from .schemas import CaptureSpec, ExtractSpec
+
+    names = ("engine", "batch_tokens", "tensor_parallel", "device")
+    given = {name: options[name] for name in names if options[name] is not None}
+    extract = ExtractSpec.parse(given, where="options")
+    if extract.engine == "vllm":
+        check_engine(extract)
+        return load_for_plan(
+            model, revision=options["revision"], capture=CaptureSpec(), extract=extract
+        )
+    return load_model(
+        model,
+        revision=options["revision"],
+        device=options["device"],
+        head=True,
+        weights=not options["dry_run"],
+    )
+
+
+@contextmanager
+def _open_generator(
+    loaded: LoadedModel,
+    prompts: dict[str, np.ndarray],
+    spec: SteeredTextsSpec,
+    options: dict[str, Any],
+) -> Iterator[RowEngine | None]:
+    """Give vLLM where it is asked for, None for the model in this process."""
+    if options["engine"] != "vllm":
+        yield None
+        return
+    from .steer import VllmSteering
+
+    engine = VllmSteering(
+        loaded,
+        longest=max(len(ids) for ids in prompts.values()) + spec.max_new_tokens,
+        batch_tokens=options["batch_tokens"] or 16384,
+        tensor_parallel=options["tensor_parallel"] or 1,
+    )
+    with engine.ready():
+        yield engine
+
+
 @click.command()
 @click.argument("model")
 @click.argument("source")
@@ -337,6 +384,15 @@ def match(
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--max-new-tokens", type=int, default=128, show_default=True, help="Of a text.")
 @click.option("--batch-rows", type=int, default=64, show_default=True, help="Texts of a batch.")
+@click.option(
+    "--engine",
+    type=click.Choice(["transformers", "vllm"]),
+    default="transformers",
+    show_default=True,
+    help="What runs the model.",
+)
+@click.option("--batch-tokens", type=int, help="With vllm: of a forward pass.  [default: 16384]")
+@click.option("--tensor-parallel", type=int, help="With vllm: devices that share each layer.")
 @click.option("--revision", help="Revision of a hub model.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
@@ -354,7 +410,6 @@ def generate(
     \b
     Example: actlake steer generate phi bundled:demo --directions phi.json --layer 12 --alphas 0,5
     """
-    from .extract import load_model
     from .schemas import SteeredTextsSpec, StudyCorpus
     from .stages import load_corpus
     from .steer import condition_cost, generate_table, prompt_ids
@@ -370,13 +425,7 @@ def generate(
         where="options",
     )
     direction = _read_directions(options["direction_file"]).get(options["method"], layer=spec.layer)
-    loaded = load_model(
-        model,
-        revision=options["revision"],
-        device=options["device"],
-        head=True,
-        weights=not options["dry_run"],
-    )
+    loaded = _load_generator(model, options)
     check_direction(loaded, direction)
     vectors = with_random(direction, n_random=options["n_random"], seed=0)
     labels = [options["method"], *(f"random-{i}" for i in range(options["n_random"]))]
@@ -388,7 +437,8 @@ def generate(
     if options["dry_run"]:
         _show_cost(condition_cost(prompts, directions, spec=spec, folder=out), as_json=as_json)
         return
-    table = generate_table(loaded, prompts, directions, spec=spec, folder=out)
+    with _open_generator(loaded, prompts, spec, options) as engine:
+        table = generate_table(loaded, prompts, directions, spec=spec, folder=out, engine=engine)
     facts = {
         "texts": len(table),
         "ended": int(table["ended"].sum()),

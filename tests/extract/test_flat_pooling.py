@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from actlake.extract.capture import PooledCapture
 from actlake.extract.engine import pad_rows
 from actlake.extract.flat_pooling import FlatRows, Piece
+from actlake.extract.vllm_calls import pack_arrays, unpack_arrays
 from actlake.extract.vllm_engine import expect_rows
-from actlake.extract.vllm_worker import pack_arrays, unpack_arrays
 from actlake.schemas import InvalidInputError, Pool
 from tests.extract.test_capture import token_row
 

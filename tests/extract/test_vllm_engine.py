@@ -114,7 +114,7 @@ def test_groups_are_neighbours_with_enough_tokens_each(lengths, n_tokens):
 
 
 def test_a_rank_with_another_stream_is_an_error(folder, monkeypatch):
-    monkeypatch.setattr("actlake.extract.vllm_engine.require_vllm", lambda: None)
+    monkeypatch.setattr("actlake.extract.vllm_host.require_vllm", lambda: None)
     loaded = load_model(str(folder), weights=False)
     engine = VllmEngine(
         loaded,
