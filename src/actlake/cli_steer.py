@@ -388,7 +388,10 @@ def generate(
     if options["dry_run"]:
         _show_cost(condition_cost(prompts, directions, spec=spec, folder=out), as_json=as_json)
         return
-    table = generate_table(loaded, prompts, directions, spec=spec, folder=out)
+    table = generate_table(
+        loaded, prompts, directions, spec=spec, folder=out,
+        progress=lambda done, total: say(f"{done:,} of {total:,} texts"),
+    )  # fmt: skip
     facts = {
         "texts": len(table),
         "ended": int(table["ended"].sum()),
