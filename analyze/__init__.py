@@ -30,6 +30,7 @@ from .directions import (
 from .geometry_run import GeometryResult, geometry_run, save_geometry_result
 from .maps import AffineMap, AnchorMaps, carry_probe, carry_vector
 from .nullrun import NullResult, null_run
+from .placebos import orthogonal_direction, placebo_directions
 from .readouts import RandomResult, random_run
 from .results import (
     PcaResult,
@@ -102,8 +103,10 @@ __all__ = [
     "memory_needed",
     "merge_statistics",
     "null_run",
+    "orthogonal_direction",
     "paired_bound",
     "pca_run",
+    "placebo_directions",
     "probe_run",
     "project_rows",
     "random_run",

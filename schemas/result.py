@@ -89,13 +89,17 @@ class SteeringRow(ResultRow):
 
     ``alpha_raw`` multiplies the unit vector; ``alpha_separation`` is alpha over the distance of
     the class means; ``alpha_norm`` alpha over the mean residual norm without special tokens;
-    ``alpha_angle`` the mean angle in degrees between the residual before and after.
+    ``alpha_angle`` the mean angle in degrees between the residual before and after. Where
+    several layers are steered at once, ``layers`` names them (``2+3+4``), ``layer`` is None and
+    every unit is the mean over them. A system prompt in place of steering (direction
+    ``system_prompt``, ``prompt`` its arm) has strength 0 in all units.
     """
 
     encoding_type: ClassVar[str] = "actlake-steering"
 
     direction: str
     direction_index: int = 0
+    layers: str | None = None
     prompt_set: str = "all"
     prompt: str | None = None
     alpha_raw: float

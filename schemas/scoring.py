@@ -13,12 +13,14 @@ __all__ = [
     "JudgeSpec",
     "Judgement",
     "KeywordRules",
+    "ModelScore",
     "Prevalence",
     "RaterAgreement",
     "ScoreSpec",
     "ScoreSummary",
 ]
 
+ModelScore = Literal["perplexity", "first_token_kl", "forced_choice", "logprob_difference"]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]

@@ -9,17 +9,21 @@ from pydantic import Field, model_validator
 from .base import Record
 from .capture import Pool, SpanPool
 from .errors import InvalidInputError
+from .generation import PersonaSet
 from .run import EngineName, RunId
 from .sizes import parse_size
 from .text import ArmNames
 
 __all__ = [
+    "RAW_GRID",
+    "SEPARATION_GRID",
     "BagOfWordsSpec",
     "ExtractSpec",
     "PcaSpec",
     "ProbeMethod",
     "ProbeSpec",
     "RandomSpec",
+    "SteerControl",
     "SteerSpec",
     "StudyCorpus",
     "StudyModel",
@@ -28,6 +32,15 @@ __all__ = [
 ProbeMethod = Literal["diff_means", "logistic", "lda", "ridge", "pca_diff"]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SteerControl = Literal["shuffled", "orthogonal", "system_prompt"]
+
+
+def _both_sides(sizes: tuple[float, ...]) -> tuple[float, ...]:
+    return (*(-size for size in reversed(sizes)), 0.0, *sizes)
+
+
+RAW_GRID = _both_sides((1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 25.0, 30.0))
+SEPARATION_GRID = _both_sides((0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0))
 
 
 class StudyCorpus(Record):
@@ -151,12 +164,22 @@ class SteerSpec(Record):
     ``alphas`` are in class separations unless ``unit`` says otherwise. ``layer`` None takes the
     layer where one class separation has the largest effect beyond random directions', on pairs
     of the train split; where the corpus has no such split, the layer that the probe's inner folds
-    selected.
+    selected. ``top_layers`` sweeps as many of the best layers, each by itself, ``layers`` those
+    that it names; with ``together`` all of them are steered at once as well, each along its own
+    direction and in its own units.
+
+    Beside ``n_random`` random directions ``controls`` are run: ``shuffled``, the direction of
+    ``n_shuffled`` draws of shuffled labels; ``orthogonal``, the direction without what length,
+    markdown, first person and a bag of words explain; ``system_prompt``, instructions of
+    ``system_prompts`` (None: the bundled personas) in place of steering.
     """
 
     enabled: bool = True
     pool: Pool = "mean_response"
     layer: Annotated[int, Field(ge=0)] | None = None
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    top_layers: Annotated[int, Field(ge=1)] = 1
+    together: bool = False
     subsets: tuple[str, ...] | None = None  # of the corpus, for the prompts; None: all
     alphas: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)] = (
         -4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0,
@@ -164,5 +187,24 @@ class SteerSpec(Record):
     unit: Literal["raw", "separation", "norm"] = "separation"
     positions: Literal["prompt-all", "prompt-last", "response", "all"] = "all"
     n_random: Annotated[int, Field(ge=0)] = 20
+    controls: tuple[SteerControl, ...] = ("shuffled", "orthogonal", "system_prompt")
+    n_shuffled: Annotated[int, Field(ge=1)] = 5
+    system_prompts: PersonaSet | None = None
     n_prompts: Annotated[int, Field(ge=1)] = 12
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Self:
+        chosen = [self.layer is not None, self.layers is not None, self.top_layers > 1]
+        if sum(chosen) > 1:
+            msg = "layer, layers and top_layers each choose what is steered; give one of them"
+            raise ValueError(msg)
+        for name, values in (("layers", self.layers), ("controls", self.controls)):
+            if values is not None and len(set(values)) != len(values):
+                msg = f"{name} names something twice: {list(values)}"
+                raise ValueError(msg)
+        several = self.top_layers > 1 if self.layers is None else len(self.layers) > 1
+        if self.together and not several:
+            msg = "together needs several layers: name layers, or top_layers of 2 or more"
+            raise ValueError(msg)
+        return self

@@ -33,6 +33,14 @@ if TYPE_CHECKING:
         DoseResult,
         analyse_doses,
     )
+    from .generated_directions import (
+        read_generated_directions,
+    )
+    from .generated_scores import (
+        Asked,
+        score_generated,
+        weigh_scores,
+    )
     from .generated_table import (
         condition_cost,
         generate_table,
@@ -53,8 +61,12 @@ if TYPE_CHECKING:
         Question,
         judge_texts,
     )
+    from .kept import (
+        KeptRows,
+    )
     from .layers import (
         compare_layers,
+        weigh_layers,
     )
     from .matched import (
         MatchedResult,
@@ -70,6 +82,7 @@ if TYPE_CHECKING:
     from .model_scores import (
         first_token_kl,
         perplexities,
+        table_perplexities,
     )
     from .negative import (
         NegativeResult,
@@ -101,6 +114,10 @@ if TYPE_CHECKING:
         correct_prevalence,
         rater_agreement,
     )
+    from .prompting import (
+        prompt_baseline,
+        weigh_prompts,
+    )
     from .scored_tables import (
         ScoredTable,
         score_table,
@@ -111,10 +128,15 @@ if TYPE_CHECKING:
         score_rows,
         steered_mask,
     )
+    from .steered_choices import (
+        model_choices,
+    )
     from .sweep import (
         SweepResult,
         choose_pairs,
+        main_sweep,
         sweep_direction,
+        weigh_direction,
     )
     from .tables import (
         map_columns,
@@ -136,6 +158,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlignedCase",
+    "Asked",
     "CaseOutcome",
     "ChoiceItem",
     "ChoiceResult",
@@ -145,6 +168,7 @@ __all__ = [
     "GenerateRow",
     "Generated",
     "Intervention",
+    "KeptRows",
     "LogisticCurves",
     "MatchedResult",
     "MediationResult",
@@ -182,33 +206,44 @@ __all__ = [
     "generate_table",
     "intervene",
     "judge_texts",
+    "main_sweep",
     "map_columns",
     "margin_of",
     "mediate",
+    "model_choices",
     "perplexities",
     "plan_positions",
     "power_of",
+    "prompt_baseline",
     "prompt_ids",
     "rater_agreement",
     "read_generated",
+    "read_generated_directions",
     "read_table",
     "run_patches",
     "samples_for_difference",
     "samples_for_margin",
+    "score_generated",
     "score_rows",
     "score_table",
     "score_text",
     "steered_mask",
     "sweep_direction",
     "sweep_patches",
+    "table_perplexities",
     "weigh_comparison",
+    "weigh_direction",
+    "weigh_layers",
     "weigh_mediation",
+    "weigh_prompts",
+    "weigh_scores",
     "weigh_sweep",
     "write_table",
 ]
 
 _MODULES = {
     "AlignedCase": "aligned",
+    "Asked": "generated_scores",
     "CaseOutcome": "patched_runs",
     "ChoiceItem": "choices",
     "ChoiceResult": "choices",
@@ -218,6 +253,7 @@ _MODULES = {
     "GenerateRow": "generation",
     "Generated": "generation",
     "Intervention": "intervention",
+    "KeptRows": "kept",
     "LogisticCurves": "curves",
     "MatchedResult": "matched",
     "MediationResult": "mediation",
@@ -255,27 +291,37 @@ _MODULES = {
     "generate_table": "generated_table",
     "intervene": "intervention",
     "judge_texts": "judges",
+    "main_sweep": "sweep",
     "map_columns": "tables",
     "margin_of": "power",
     "mediate": "mediation",
+    "model_choices": "steered_choices",
     "perplexities": "model_scores",
     "plan_positions": "positions",
     "power_of": "power",
+    "prompt_baseline": "prompting",
     "prompt_ids": "generated_table",
     "rater_agreement": "prevalence",
     "read_generated": "generated_table",
+    "read_generated_directions": "generated_directions",
     "read_table": "tables",
     "run_patches": "patched_runs",
     "samples_for_difference": "power",
     "samples_for_margin": "power",
+    "score_generated": "generated_scores",
     "score_rows": "scoring",
     "score_table": "scored_tables",
     "score_text": "text_scores",
     "steered_mask": "scoring",
     "sweep_direction": "sweep",
     "sweep_patches": "patching",
+    "table_perplexities": "model_scores",
     "weigh_comparison": "matched",
+    "weigh_direction": "sweep",
+    "weigh_layers": "layers",
     "weigh_mediation": "mediation",
+    "weigh_prompts": "prompting",
+    "weigh_scores": "generated_scores",
     "weigh_sweep": "patching",
     "write_table": "tables",
 }

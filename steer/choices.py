@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from ..schemas import IncompleteError, JudgeSpec
 from .endpoint import Endpoint, RejectedError
 
-__all__ = ["Ask", "ChoiceItem", "ChoiceResult", "endpoint_ask", "force_choices"]
+__all__ = ["Ask", "ChoiceItem", "ChoiceResult", "endpoint_ask", "force_choices", "question_of"]
 
 LABELS = ("A", "B")
 Ask: TypeAlias = Callable[[str], Mapping[str, float]]
@@ -23,11 +23,15 @@ _N_TOP = 20  # the most that the protocol allows
 
 @dataclass(frozen=True)
 class ChoiceItem:
-    """A prompt with the answer of the positive and that of the negative arm."""
+    """A prompt with the answer of the positive and that of the negative arm.
+
+    ``system`` is read where a loaded model chooses (:func:`~actlake.steer.model_choices`).
+    """
 
     prompt: str
     positive: str
     negative: str
+    system: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ def force_choices(items: Sequence[ChoiceItem], ask: Ask) -> list[ChoiceResult]:
     """
     results = []
     for item in items:
-        forward, reason = _difference(ask, item.prompt, item.positive, item.negative)
-        backward, other = _difference(ask, item.prompt, item.negative, item.positive)
+        forward, reason = _difference(ask, question_of(item))
+        backward, other = _difference(ask, question_of(item, swapped=True))
         if forward is None or backward is None:
             results.append(ChoiceResult(None, None, reason or other))
         else:
@@ -61,9 +65,15 @@ def force_choices(items: Sequence[ChoiceItem], ask: Ask) -> list[ChoiceResult]:
     return results
 
 
-def _difference(ask: Ask, prompt: str, first: str, second: str) -> tuple[float | None, str | None]:
-    """Return log P(first) - log P(second), or why there is none."""
-    found = ask(_QUESTION.format(prompt=prompt, first=first, second=second))
+def question_of(item: ChoiceItem, *, swapped: bool = False) -> str:
+    """Return what is asked: the positive answer stands at A, swapped at B."""
+    first, second = (item.positive, item.negative)[:: -1 if swapped else 1]
+    return _QUESTION.format(prompt=item.prompt, first=first, second=second)
+
+
+def _difference(ask: Ask, question: str) -> tuple[float | None, str | None]:
+    """Return log P(A) - log P(B), or why there is none."""
+    found = ask(question)
     missing = [label for label in LABELS if not math.isfinite(found.get(label, math.nan))]
     if missing:
         return None, f"no log-probability of {' and '.join(missing)}"

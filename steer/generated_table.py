@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,8 @@ import pandas as pd
 
 from ..extract import LoadedModel, chat_messages, render_prompt
 from ..schemas import InvalidInputError, SteeredTextsSpec, StorageError, Text, digest_json
+from .generated_directions import digest_array as _digest
+from .generated_directions import keep_directions
 from .generation import Generated, GenerateRow, RowEngine, generate_rows
 from .patched_runs import PatchCost
 
@@ -45,10 +46,6 @@ def prompt_ids(loaded: LoadedModel, texts: Sequence[Text]) -> dict[str, np.ndarr
             ids = loaded.tokenizer((text.system or "") + (text.prompt or ""))["input_ids"]
         out[text.id] = np.asarray(ids, dtype=np.int32)
     return out
-
-
-def _digest(array: np.ndarray, dtype: str) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array, dtype=dtype).tobytes()).hexdigest()[:16]
 
 
 def _conditions(
@@ -105,6 +102,7 @@ def generate_table(
     spec: SteeredTextsSpec,
     folder: Path | None = None,
     engine: RowEngine | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """Return the text of every prompt, direction, strength and seed, one row each.
 
@@ -122,6 +120,8 @@ def generate_table(
         Unit vectors (hidden,) by name.
     engine
         What generates, such as :class:`VllmSteering`; None is the model in this process.
+    progress
+        Called with the conditions done and in all, after each batch.
 
     Raises
     ------
@@ -142,6 +142,7 @@ def generate_table(
     wanted = _conditions(prompts, directions, spec)
     if folder is not None:
         _claim_folder(folder, loaded, spec)
+        keep_directions(folder, directions)
     todo = _missing(wanted, folder).reset_index(drop=True)
     rows = [
         GenerateRow(prompts[prompt], directions[direction], alpha, seed)
@@ -150,13 +151,18 @@ def generate_table(
         )
     ]
     parts: list[pd.DataFrame] = []
+    n_done = len(wanted) - len(todo)
 
     def keep(chosen: list[int], made: list[Generated]) -> None:
+        nonlocal n_done
         part = _describe(todo.iloc[chosen], made, loaded=loaded, spec=spec, prompts=prompts)
         if folder is None:
             parts.append(part)
         else:
             _commit(part, folder)
+        n_done += len(chosen)
+        if progress is not None:
+            progress(n_done, len(wanted))
 
     if engine is None:
         generate_rows(loaded, rows, spec=spec, report=keep)

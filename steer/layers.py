@@ -9,10 +9,13 @@ import pandas as pd
 
 from ..extract import LoadedModel, render_texts
 from ..schemas import CaptureSpec, Direction, InvalidInputError, Pair
-from .scoring import log_prob_differences
+from .patched_runs import PatchCost
+from .scoring import Condition, condition_batches, log_prob_differences
 from .sweep import check_direction, with_random
 
-__all__ = ["compare_layers"]
+__all__ = ["compare_layers", "weigh_layers"]
+
+N_RANDOM = 8
 
 
 def compare_layers(
@@ -22,7 +25,7 @@ def compare_layers(
     *,
     positions: str,
     capture: CaptureSpec,
-    n_random: int = 8,
+    n_random: int = N_RANDOM,
     seed: int = 0,
     batch_tokens: int = 16384,
 ) -> pd.DataFrame:
@@ -83,3 +86,28 @@ def compare_layers(
         )
     table = pd.DataFrame.from_records(records)
     return table.sort_values(["margin", "layer"], ascending=[False, True], ignore_index=True)
+
+
+def weigh_layers(
+    loaded: LoadedModel,
+    n_layers: int,
+    pairs: Sequence[Pair],
+    *,
+    capture: CaptureSpec,
+    n_random: int = N_RANDOM,
+    batch_tokens: int = 16384,
+) -> PatchCost:
+    """Return what :func:`compare_layers` of so many layers would run; no weights are needed."""
+    texts = [t for pair in pairs for t in (pair.positive, pair.negative)]
+    rows = render_texts(texts, loaded.tokenizer, spec=capture, max_positions=loaded.max_positions)
+    conditions = [
+        Condition(row, d, alpha)
+        for d in range(1 + n_random)
+        for alpha in (1.0, -1.0)
+        for row in range(len(rows))
+    ]
+    batches = condition_batches(loaded, rows, conditions, batch_tokens=batch_tokens)
+    tokens = sum(
+        len(batch) * max(rows[conditions[i].row].n_tokens for i in batch) for batch in batches
+    )
+    return PatchCost(n_layers * len(batches), n_layers * len(conditions), n_layers * tokens)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import torch
 
-from ..extract import LoadedModel, TokenRow
-from ..schemas import InvalidInputError
-from .intervention import Intervention, intervene
-from .positions import Positions
-from .scoring import CPU_BATCH_TOKENS, Condition, PaddedRows, pad_rows, score_rows
+from ..extract import LoadedModel, TokenRow, render_texts
+from ..schemas import CaptureSpec, InvalidInputError, Text
+from .intervention import intervene
+from .scoring import (
+    Condition,
+    PaddedRows,
+    additions,
+    condition_batches,
+    pad_rows,
+    score_rows,
+)
+from .tables import require_columns
 
-__all__ = ["first_token_kl", "perplexities"]
+__all__ = ["first_token_kl", "next_token", "perplexities", "table_perplexities"]
 
 
 def perplexities(
@@ -43,6 +52,55 @@ def perplexities(
     return np.asarray(np.exp(-scores))
 
 
+def table_perplexities(
+    loaded: LoadedModel, table: pd.DataFrame, *, batch_tokens: int = 16384
+) -> np.ndarray:
+    """Return the perplexity of each row's ``text`` under the model as it is, (row,).
+
+    Given its ``prompt`` and ``system``, where the table has such columns. NaN for a text without
+    a word to score.
+
+    Raises
+    ------
+    InvalidInputError
+        If the table has no texts or a perplexity already, or a text is beyond the context.
+    """
+    require_columns(table, ["text"])
+    if "perplexity" in table.columns:
+        msg = "the table already has a column 'perplexity'; rename it, the score would take it"
+        raise InvalidInputError(msg)
+    columns = {
+        name: [value if isinstance(value, str) and value else None for value in table[name]]
+        for name in ("text", "prompt", "system")
+        if name in table.columns
+    }
+    texts = [
+        Text(
+            id=f"row-{i}",
+            response=response,
+            prompt=columns["prompt"][i] if "prompt" in columns else None,
+            system=columns["system"][i] if "system" in columns else None,
+        )
+        for i, response in enumerate(columns["text"])
+        if response is not None and response.strip()
+    ]
+    out = np.full(len(table), np.nan)
+    if texts:
+        limit = loaded.max_positions
+        rows = render_texts(texts, loaded.tokenizer, spec=CaptureSpec(pools=("mean_response",)),
+                            max_positions=limit)  # fmt: skip
+        # Without a prompt the first token has nothing before it that it could follow from.
+        rows = [row if row.n_prompt else _from_second(row) for row in rows]
+        able = [row for row in rows if row.response.any()]
+        where = [int(row.text.id.removeprefix("row-")) for row in able]
+        out[where] = perplexities(loaded, able, batch_tokens=batch_tokens)
+    return out
+
+
+def _from_second(row: TokenRow) -> TokenRow:
+    return replace(row, response=row.response & (np.arange(row.n_tokens) > 0))
+
+
 @torch.inference_mode()
 def first_token_kl(
     loaded: LoadedModel,
@@ -50,7 +108,7 @@ def first_token_kl(
     conditions: Sequence[Condition],
     *,
     directions: np.ndarray,
-    layer: int,
+    layer: int | Sequence[int],
     positions: str,
     batch_tokens: int = 16384,
 ) -> np.ndarray:
@@ -63,8 +121,8 @@ def first_token_kl(
     rows
         The texts, as tokens; their responses are not read.
     conditions
-        Which row, which of the ``directions`` (direction, hidden), how strong.
-    layer, positions
+        Which row, which of the ``directions``, how strong.
+    directions, layer, positions
         As in :func:`~actlake.steer.scoring.score_rows`.
     batch_tokens
         Upper bound of rows x longest row of a batch; on a CPU 2048 at most.
@@ -75,22 +133,8 @@ def first_token_kl(
         If a row has no prompt or no response, or an intervention does not fit the model.
     """
     _check(rows)
-    if loaded.device.type == "cpu":
-        batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
-    vectors = torch.from_numpy(np.ascontiguousarray(directions, dtype=np.float32))
     out = np.empty(len(conditions))
-    order = sorted(
-        range(len(conditions)), key=lambda i: (rows[conditions[i].row].n_tokens, conditions[i].row)
-    )
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while (
-            stop < len(order)
-            and (stop + 1 - start) * rows[conditions[order[stop]].row].n_tokens <= batch_tokens
-        ):
-            stop += 1
-        chosen = order[start:stop]
+    for chosen in condition_batches(loaded, rows, conditions, batch_tokens=batch_tokens):
         texts = [rows[conditions[i].row] for i in chosen]
         batch = pad_rows(
             texts,
@@ -99,18 +143,16 @@ def first_token_kl(
             bos=loaded.tokenizer.bos_token_id,
         )
         last = torch.tensor([text.n_prompt - 1 for text in texts])
-        addition = Intervention(
-            "add",
-            (layer,),
-            torch.tensor([conditions[i].alpha for i in chosen], dtype=torch.float32),
-            Positions(batch.steered),
-            vectors=vectors[[conditions[i].direction for i in chosen]],
+        writes = additions(
+            [conditions[i] for i in chosen],
+            directions=directions,
+            layer=layer,
+            steered=batch.steered,
         )
-        with intervene(loaded.network, [addition]):
-            steered = _next_token(loaded, batch, last)
-        plain = _next_token(loaded, batch, last)
+        with intervene(loaded.network, writes):
+            steered = next_token(loaded, batch, last)
+        plain = next_token(loaded, batch, last)
         out[chosen] = (steered.exp() * (steered - plain)).sum(dim=-1).clamp_min(0).cpu().numpy()
-        start = stop
     return out
 
 
@@ -121,7 +163,7 @@ def _check(rows: Sequence[TokenRow]) -> None:
         raise InvalidInputError(msg)
 
 
-def _next_token(loaded: LoadedModel, batch: PaddedRows, last: torch.Tensor) -> torch.Tensor:
+def next_token(loaded: LoadedModel, batch: PaddedRows, last: torch.Tensor) -> torch.Tensor:
     """Return the log-probabilities of the token behind position ``last``, (row, vocabulary)."""
     device = loaded.device
     places, which = torch.unique(last, return_inverse=True)

@@ -16,9 +16,13 @@ from .positions import Positions
 __all__ = [
     "Condition",
     "PaddedRows",
+    "additions",
     "angle_degrees",
+    "condition_batches",
     "log_prob_differences",
+    "mean_residual_norm",
     "pad_rows",
+    "plan_batches",
     "score_rows",
     "steered_mask",
 ]
@@ -86,6 +90,79 @@ def pad_rows(
     return PaddedRows(ids, attended, response, steered)
 
 
+def plan_batches(
+    lengths: Sequence[int], order: Sequence[int], *, batch_tokens: int
+) -> list[list[int]]:
+    """Return which items share a batch: ``order`` cut where rows x longest row pass the bound.
+
+    ``lengths`` (item,) are in tokens; ``order`` has rising lengths.
+    """
+    batches: list[list[int]] = []
+    for i in order:
+        if batches and (len(batches[-1]) + 1) * lengths[i] <= batch_tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def condition_batches(
+    loaded: LoadedModel,
+    rows: Sequence[TokenRow],
+    conditions: Sequence[Condition],
+    *,
+    batch_tokens: int,
+) -> list[list[int]]:
+    """Return which conditions share a batch; on a CPU of 2048 tokens at most."""
+    if loaded.device.type == "cpu":
+        batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
+    lengths = [rows[condition.row].n_tokens for condition in conditions]
+    order = sorted(range(len(conditions)), key=lambda i: (lengths[i], conditions[i].row))
+    return plan_batches(lengths, order, batch_tokens=batch_tokens)
+
+
+def additions(
+    conditions: Sequence[Condition],
+    *,
+    directions: np.ndarray,
+    layer: int | Sequence[int],
+    steered: torch.Tensor,
+) -> list[Intervention]:
+    """Return the interventions of one batch: one per layer, each row with its own strength.
+
+    Parameters
+    ----------
+    conditions
+        Of the rows of the batch, in their order.
+    directions
+        (direction, hidden) for one layer, (direction, layer, hidden) for several.
+    steered
+        (row, token) bool.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are not as many vectors per direction as layers.
+    """
+    layers = [layer] if isinstance(layer, int) else list(layer)
+    whole = directions[:, None] if directions.ndim == 2 else directions
+    if whole.shape[1] != len(layers):
+        msg = f"got {whole.shape[1]} vectors per direction for the {len(layers)} layers {layers}"
+        raise InvalidInputError(msg)
+    strengths = torch.tensor([c.alpha for c in conditions], dtype=torch.float32)
+    chosen = np.ascontiguousarray(whole[[c.direction for c in conditions]], dtype=np.float32)
+    return [
+        Intervention(
+            "add",
+            (at,),
+            strengths,
+            Positions(steered),
+            vectors=torch.from_numpy(np.ascontiguousarray(chosen[:, k])),
+        )
+        for k, at in enumerate(layers)
+    ]
+
+
 @torch.inference_mode()
 def score_rows(
     loaded: LoadedModel,
@@ -93,7 +170,7 @@ def score_rows(
     conditions: Sequence[Condition],
     *,
     directions: np.ndarray,
-    layer: int,
+    layer: int | Sequence[int],
     positions: str,
     batch_tokens: int,
 ) -> np.ndarray:
@@ -106,47 +183,32 @@ def score_rows(
     rows
         The texts, as tokens.
     directions
-        Unit vectors (direction, hidden).
+        What strength 1 adds: (direction, hidden), or (direction, layer, hidden) where several
+        layers are steered at once.
     layer
-        The block whose output is steered.
+        The block whose output is steered, or several.
     positions
         See :func:`steered_mask`.
     batch_tokens
         Upper bound of rows x longest row of a batch; on a CPU 2048 at most.
     """
     network, device = loaded.network, loaded.device
-    if device.type == "cpu":
-        batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
-    vectors = torch.from_numpy(np.ascontiguousarray(directions, dtype=np.float32))
     out = np.empty(len(conditions))
-    order = sorted(
-        range(len(conditions)), key=lambda i: (rows[conditions[i].row].n_tokens, conditions[i].row)
-    )
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while (
-            stop < len(order)
-            and (stop + 1 - start) * rows[conditions[order[stop]].row].n_tokens <= batch_tokens
-        ):
-            stop += 1
-        chosen = order[start:stop]
+    for chosen in condition_batches(loaded, rows, conditions, batch_tokens=batch_tokens):
         batch = pad_rows(
             [rows[conditions[i].row] for i in chosen],
             pad_id=loaded.tokenizer.pad_token_id or 0,
             positions=positions,
             bos=loaded.tokenizer.bos_token_id,
         )
-        addition = Intervention(
-            "add",
-            (layer,),
-            torch.tensor([conditions[i].alpha for i in chosen], dtype=torch.float32),
-            Positions(batch.steered),
-            vectors=vectors[[conditions[i].direction for i in chosen]],
+        writes = additions(
+            [conditions[i] for i in chosen],
+            directions=directions,
+            layer=layer,
+            steered=batch.steered,
         )
-        with intervene(network, [addition]):
+        with intervene(network, writes):
             out[chosen] = _mean_log_probs(network, batch, device)
-        start = stop
     return out
 
 
@@ -156,7 +218,7 @@ def log_prob_differences(
     *,
     directions: np.ndarray,
     alphas: Sequence[float],
-    layer: int,
+    layer: int | Sequence[int],
     positions: str,
     batch_tokens: int,
 ) -> np.ndarray:
@@ -243,3 +305,25 @@ def angle_degrees(
     finally:
         handle.remove()
     return (total / count).numpy()
+
+
+@torch.inference_mode()
+def mean_residual_norm(
+    loaded: LoadedModel, rows: Sequence[TokenRow], *, layer: int, positions: str
+) -> float:
+    """Return the mean norm of the unsteered residual at a block's output, over some positions."""
+    seen: list[torch.Tensor] = []
+    block = find_blocks(loaded.backbone)[layer]
+    handle = block.register_forward_hook(lambda _m, _a, out: seen.append(unwrap_hidden(out)))
+    total, count = 0.0, 0
+    try:
+        for row in rows:
+            batch = pad_rows(
+                [row], pad_id=0, positions=positions, bos=loaded.tokenizer.bos_token_id
+            )
+            loaded.backbone(input_ids=batch.ids.to(loaded.device), use_cache=False)
+            norms = seen.pop().float().cpu()[batch.steered].norm(dim=-1)
+            total, count = total + float(norms.sum()), count + len(norms)
+    finally:
+        handle.remove()
+    return total / max(count, 1)

@@ -1,9 +1,11 @@
-"""Alpha sweeps: what a direction does to the choice between two completions."""
+"""Alpha sweeps: what directions do to the choice between two completions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,20 +20,33 @@ from ..schemas import (
     SteeringRow,
     SteerSpec,
 )
-from .scoring import angle_degrees, log_prob_differences
+from .patched_runs import PatchCost
+from .scoring import angle_degrees
+from .sweep_arms import SweepPlan, check_direction, plan_sweep, with_random
+from .sweep_runs import measure_sweep, weigh_conditions
 
-__all__ = ["SweepResult", "check_direction", "choose_pairs", "sweep_direction", "with_random"]
+__all__ = [
+    "SweepResult",
+    "check_direction",
+    "choose_pairs",
+    "main_sweep",
+    "sweep_direction",
+    "weigh_direction",
+    "with_random",
+]
 
-_METRIC = "logprob_difference_shift"
+METRIC = "logprob_difference_shift"
+Directions: TypeAlias = Direction | Sequence[Direction]
+Norms: TypeAlias = float | Sequence[float]
 
 
 @dataclass(frozen=True)
 class SweepResult:
     """A sweep: ``rows`` per direction and alpha, ``samples`` per prompt as well.
 
-    ``samples`` has columns direction, direction_index, alpha_raw, alpha_separation, pair,
-    scenario, difference (nats per token, positive minus negative completion) and shift (against
-    alpha 0 of the same prompt and direction).
+    ``samples`` has columns direction, direction_index, layers, the strength in four units, pair,
+    scenario, category, difference (nats per token, positive minus negative completion) and shift
+    (against alpha 0 of the same prompt and direction).
     """
 
     rows: pd.DataFrame
@@ -72,173 +87,208 @@ def choose_pairs(
 
 def sweep_direction(
     loaded: LoadedModel,
-    direction: Direction,
+    direction: Directions,
     pairs: Sequence[Pair],
     *,
     spec: SteerSpec,
     capture: CaptureSpec,
-    mean_norm: float,
+    mean_norm: Norms,
+    placebos: Sequence[Direction] = (),
+    folder: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = 16384,
 ) -> SweepResult:
-    """Return the effect of a direction on the log-prob difference, beside random directions.
+    """Return the effect of a direction on the log-prob difference, beside its placebos.
 
     For each prompt the paired completions are scored under teacher forcing; the outcome is the
     mean log-probability per token of the positive completion minus that of the negative one, as
-    a shift against alpha 0. Random directions are unit vectors at the same raw strengths. The
-    intervals are percentile bootstraps over scenarios.
+    a shift against alpha 0. Placebos are unit vectors at the same raw strengths: ``spec.n_random``
+    isotropic ones, and those given. The intervals are percentile bootstraps over scenarios.
 
     Parameters
     ----------
     direction
-        What is added; its ``norm`` is the class separation.
+        What is added; its ``norm`` is the class separation. Directions of several layers are
+        added at once, each at its layer and with the strength in its own units.
     pairs
         The prompts with their two completions.
     mean_norm
-        Mean residual norm at the direction's layer, without special tokens.
+        Mean residual norm at the direction's layer, without special tokens; one per direction.
+    placebos
+        Directions of the same layers; their ``method`` names them, a number at its end (as in
+        ``shuffled-3``) counts them.
+    folder
+        Where conditions are kept as they are measured; the same call goes on from there, and one
+        with more strengths, directions or pairs measures those.
+    progress
+        Called with the conditions (direction, strength, pair) done and in all.
 
     Raises
     ------
     InvalidInputError
-        If the direction is of another model, site or width, or the layer does not exist.
+        If a direction is of another model, site or width, the layer does not exist, or the
+        folder holds conditions of another model or positions.
     """
-    check_direction(loaded, direction)
-    texts = [t for pair in pairs for t in (pair.positive, pair.negative)]
-    rows = render_texts(texts, loaded.tokenizer, spec=capture, max_positions=loaded.max_positions)
-    scale = {"raw": 1.0, "separation": direction.norm, "norm": mean_norm}[spec.unit]
-    given = sorted({*spec.alphas, 0.0})
-    alphas = [alpha * scale for alpha in given]
-    vectors = with_random(direction, n_random=spec.n_random, seed=spec.seed)
-    difference = log_prob_differences(
+    plan = plan_sweep(loaded.info, direction, spec=spec, mean_norm=mean_norm, placebos=placebos)
+    rows = _rows_of(loaded, pairs, capture)
+    difference = measure_sweep(
         loaded,
         rows,
-        directions=vectors,
-        alphas=alphas,
-        layer=direction.layer,
+        plan,
         positions=spec.positions,
         batch_tokens=batch_tokens,
+        folder=folder,
+        progress=progress,
     )
-    shift = difference - difference[:, [alphas.index(0.0)], :]
-    angles = angle_degrees(
-        loaded,
-        _prompt_rows(rows),
-        directions=vectors,
-        alphas=alphas,
-        layer=direction.layer,
-        positions=spec.positions,
-    )
-    samples = _samples_table(pairs, alphas, direction, difference, shift)
-    table = _rows_table(
-        pairs, alphas, direction, spec=spec, shift=shift, angles=angles, mean_norm=mean_norm
-    )
-    return SweepResult(table, samples)
+    shift = difference - difference[:, [plan.alphas.index(0.0)], :]
+    angles = _angles(loaded, rows, plan, positions=spec.positions)
+    units = _units_table(plan, angles)
+    samples = _samples_table(pairs, units, difference, shift)
+    return SweepResult(_rows_table(pairs, plan, units, spec=spec, shift=shift), samples)
 
 
-def check_direction(loaded: LoadedModel, direction: Direction) -> None:
-    """Raise InvalidInputError where a direction is not one of this model's residual stream."""
-    info = loaded.info
-    if direction.site != "resid_post":
-        msg = f"the direction was read at {direction.site}, steering writes resid_post"
-        raise InvalidInputError(msg)
-    if len(direction.vector) != info.hidden_size:
-        msg = (
-            f"the direction is {len(direction.vector)} wide, {info.name} is {info.hidden_size}: "
-            f"it comes from {direction.model}"
+def weigh_direction(
+    loaded: LoadedModel,
+    direction: Directions,
+    pairs: Sequence[Pair],
+    *,
+    spec: SteerSpec,
+    capture: CaptureSpec,
+    mean_norm: Norms,
+    placebos: Sequence[Direction] = (),
+    folder: Path | None = None,
+    batch_tokens: int = 16384,
+) -> PatchCost:
+    """Return what :func:`sweep_direction` would run: passes, rows, tokens; no weights are needed.
+
+    Conditions that ``folder`` holds are left out; the passes that measure the angles (one per
+    prompt and layer) are counted.
+    """
+    plan = plan_sweep(loaded.info, direction, spec=spec, mean_norm=mean_norm, placebos=placebos)
+    rows = _rows_of(loaded, pairs, capture)
+    cost = weigh_conditions(
+        loaded, rows, plan, positions=spec.positions, folder=folder, batch_tokens=batch_tokens
+    )
+    n_layers, tokens = len(plan.layers), sum(row.n_tokens for row in rows[::2])
+    return cost + PatchCost(n_layers * len(pairs), n_layers * len(pairs), n_layers * tokens)
+
+
+def main_sweep(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that a summary or a figure shows: the first layer's, without controls.
+
+    What is left are one direction and its random placebos at one layer.
+    """
+    single = rows[rows["layer"].notna()] if "layers" in rows.columns else rows
+    first = single[single["layer"] == single["layer"].iloc[0]]
+    own = first["direction"] == first["direction"].iloc[0]
+    shown: pd.DataFrame = first[own | (first["direction"] == "random")]
+    return shown
+
+
+def _rows_of(loaded: LoadedModel, pairs: Sequence[Pair], capture: CaptureSpec) -> list[TokenRow]:
+    texts = [t for pair in pairs for t in (pair.positive, pair.negative)]
+    return render_texts(texts, loaded.tokenizer, spec=capture, max_positions=loaded.max_positions)
+
+
+def _angles(
+    loaded: LoadedModel, rows: Sequence[TokenRow], plan: SweepPlan, *, positions: str
+) -> np.ndarray:
+    """Return the angles at each layer by itself, as a mean over the layers, (direction, alpha).
+
+    One row per pair: the angle is a property of the place, not of the completion.
+    """
+    found = [
+        angle_degrees(
+            loaded,
+            list(rows[::2]),
+            directions=plan.units[:, k],
+            alphas=[alpha * plan.ratios[k] for alpha in plan.alphas],
+            layer=layer,
+            positions=positions,
         )
-        raise InvalidInputError(msg)
-    if direction.model != info.name:
-        msg = f"the direction comes from {direction.model}, the model loaded is {info.name}"
-        raise InvalidInputError(msg)
+        for k, layer in enumerate(plan.layers)
+    ]
+    return np.asarray(np.mean(found, axis=0))
 
 
-def with_random(direction: Direction, *, n_random: int, seed: int) -> np.ndarray:
-    """Return the direction and ``n_random`` isotropic unit vectors, (1 + n_random, hidden)."""
-    rng = np.random.default_rng(seed)
-    draws = rng.standard_normal((n_random, len(direction.vector)))
-    draws /= np.linalg.norm(draws, axis=1, keepdims=True)
-    return np.vstack([np.asarray(direction.vector)[None], draws])
-
-
-def _prompt_rows(rows: Sequence[TokenRow]) -> list[TokenRow]:
-    """Return one row per pair: the angle is a property of the place, not of the completion."""
-    return list(rows[::2])
-
-
-def _names(n_directions: int, method: str) -> list[tuple[str, int]]:
-    return [(method, 0)] + [("random", i) for i in range(n_directions - 1)]
+def _units_table(plan: SweepPlan, angles: np.ndarray) -> pd.DataFrame:
+    """Return one line per direction and alpha, in that order, with the strength in four units."""
+    return pd.DataFrame(
+        [
+            {
+                "direction": name,
+                "direction_index": index,
+                "layers": plan.place,
+                **plan.in_units(alpha),
+                "alpha_angle": float(angles[d, a]),
+            }
+            for d, (name, index) in enumerate(plan.names)
+            for a, alpha in enumerate(plan.alphas)
+        ]
+    )
 
 
 def _samples_table(
-    pairs: Sequence[Pair],
-    alphas: Sequence[float],
-    direction: Direction,
-    difference: np.ndarray,
-    shift: np.ndarray,
+    pairs: Sequence[Pair], units: pd.DataFrame, difference: np.ndarray, shift: np.ndarray
 ) -> pd.DataFrame:
-    records = [
+    of_pair = pd.DataFrame(
         {
-            "direction": name,
-            "direction_index": index,
-            "alpha_raw": alpha,
-            "alpha_separation": alpha / direction.norm,
-            "pair": pair.id,
-            "scenario": pair.positive.scenario,
-            "difference": difference[d, a, p],
-            "shift": shift[d, a, p],
+            "pair": [pair.id for pair in pairs],
+            "scenario": [pair.positive.scenario for pair in pairs],
+            "category": [pair.positive.category for pair in pairs],
         }
-        for d, (name, index) in enumerate(_names(len(difference), direction.method))
-        for a, alpha in enumerate(alphas)
-        for p, pair in enumerate(pairs)
-    ]
-    return pd.DataFrame.from_records(records)
+    )
+    table = units.merge(of_pair, how="cross")
+    return table.assign(difference=difference.ravel(), shift=shift.ravel())
 
 
 def _rows_table(
     pairs: Sequence[Pair],
-    alphas: Sequence[float],
-    direction: Direction,
+    plan: SweepPlan,
+    units: pd.DataFrame,
     *,
     spec: SteerSpec,
     shift: np.ndarray,
-    angles: np.ndarray,
-    mean_norm: float,
 ) -> pd.DataFrame:
     scenarios = np.array([pair.positive.scenario for pair in pairs])
-    low, high = _bootstrap_over(scenarios, shift, seed=spec.seed)
+    low, high = bootstrap_over(scenarios, shift, seed=spec.seed)
+    first = plan.directions[0]
     records = [
         SteeringRow(
             analysis="steer",
-            metric=_METRIC,
+            metric=METRIC,
             estimate=float(shift[d, a].mean()),
-            run=direction.run,
-            model=direction.model,
-            site=direction.site,
-            pool=direction.pool,
-            layer=direction.layer,
-            method=direction.method if name == direction.method else "isotropic",
+            run=first.run,
+            model=first.model,
+            site=first.site,
+            pool=first.pool,
+            layer=first.layer if len(plan.layers) == 1 else None,
+            method="isotropic" if condition["direction"] == "random" else condition["direction"],
             ci_low=float(low[d, a]),
             ci_high=float(high[d, a]),
             ci_method="percentile bootstrap over scenarios",
-            direction=name,
-            direction_index=index,
-            prompt_set="all" if spec.subsets is None else "+".join(spec.subsets),
-            alpha_raw=alpha,
-            alpha_separation=alpha / direction.norm,
-            alpha_norm=alpha / mean_norm,
-            alpha_angle=float(angles[d, a]),
+            prompt_set=prompt_set(spec),
             n_pairs=len(pairs),
             n_scenarios=len(set(scenarios)),
             groups="scenario",
             token_mask=f"steered at {spec.positions}, without BOS",
             seed=spec.seed,
-            content_digest=direction.content_digest,
+            content_digest=first.content_digest,
+            **{str(name): value for name, value in condition.items()},
         ).model_dump()
-        for d, (name, index) in enumerate(_names(len(shift), direction.method))
-        for a, alpha in enumerate(alphas)
+        for condition, (d, a) in zip(
+            units.to_dict("records"), np.ndindex(*shift.shape[:2]), strict=True
+        )
     ]
     return pd.DataFrame.from_records(records)
 
 
-def _bootstrap_over(
+def prompt_set(spec: SteerSpec) -> str:
+    """Return what a row calls the prompts of a spec."""
+    return "all" if spec.subsets is None else "+".join(spec.subsets)
+
+
+def bootstrap_over(
     groups: np.ndarray, values: np.ndarray, *, seed: int, n_draws: int = 1000
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the 2.5 % and 97.5 % quantiles of the mean over the last axis, resampling groups."""

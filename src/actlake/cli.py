@@ -23,12 +23,13 @@ from .cli_progress import progress
 from .cli_review import review
 from .cli_runs import extract as run_extraction
 from .cli_runs import probe
-from .cli_runs import steer as run_steering
 from .cli_score import score
 from .cli_share import card, import_, pull, push
 from .cli_steer import generate as generate_steered
 from .cli_steer import match, mediate, patch
+from .cli_steer_score import score as score_steered
 from .cli_store import store
+from .cli_sweep import steer as run_steering
 from .cli_tables import export as export_corpus
 from .cli_tables import import_ as import_corpus
 from .console import emit, json_option, print_facts, say
@@ -199,13 +200,14 @@ for command in COMPARISONS:
     analyze.add_command(command)
 steer = ExtractGroup(
     "steer",
-    help="Steer a model along a direction; patch, mediate, compare and generate.",
+    help="Steer a model along a direction; patch, mediate, compare, generate and score.",
     commands={
         "run": run_steering,
         "patch": patch,
         "mediate": mediate,
         "match": match,
         "generate": generate_steered,
+        "score": score_steered,
     },
 )
 for command in (

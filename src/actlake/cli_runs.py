@@ -1,4 +1,4 @@
-"""The commands that make and analyse runs: extract, probe, steer."""
+"""The commands that make and analyse runs: extract, probe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from .console import (
     emit,
     extract_specs,
     json_option,
-    parse_alphas,
     print_facts,
     print_table,
     say,
@@ -21,7 +20,7 @@ from .console import (
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = ["extract", "probe", "steer"]
+__all__ = ["extract", "probe"]
 
 PROBE_SECONDS = 20.0
 
@@ -285,66 +284,4 @@ def probe(
     )
     pca_stage(found, run, results, spec=PcaSpec(), scheduler=scheduler)
     summary = summarise(results, run, steer=SteerSpec())
-    emit(summary, as_json=as_json, show=lambda: print_facts(summary))
-
-
-@click.command()
-@click.argument("store_url", metavar="STORE")
-@click.argument("run")
-@click.option("--model", required=True, help="The model of the run: hub id, folder, bundled:NAME.")
-@click.option("--revision", help="Revision of a hub model.")
-@_out_option
-@click.option("--layer", type=int, help="Block to steer.  [default: the probe's choice]")
-@click.option("--alphas", help="Strengths such as -2,-1,0,1,2.")
-@click.option(
-    "--unit",
-    type=click.Choice(["raw", "separation", "norm"]),
-    default="separation",
-    show_default=True,
-    help="Unit of the strengths.",
-)
-@click.option("--pool", help="Pool whose direction is used.  [default: mean_response]")
-@click.option("--prompts", "n_prompts", type=int, help="Held-out pairs to score.  [default: 12]")
-@click.option("--random", "n_random", type=int, help="Random directions.  [default: 20]")
-@click.option("--positions", help="all, response, prompt-all or prompt-last.  [default: all]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
-@json_option
-def steer(
-    store_url: str,
-    run: str,
-    out: Path,
-    *,
-    model: str,
-    revision: str | None,
-    alphas: str | None,
-    device: str,
-    as_json: bool,
-    **options: Any,  # noqa: ANN401
-) -> None:
-    """Sweep the strength of a run's probe direction through its model.
-
-    \b
-    Example: actlake steer store llama-3-8b --model meta-llama/Meta-Llama-3-8B-Instruct
-    """
-    from .schemas import SteerSpec
-    from .stages import Results, steer_stage
-    from .store import open_store
-    from .study import summarise
-
-    given = {name: value for name, value in options.items() if value is not None}
-    if alphas is not None:
-        given["alphas"] = parse_alphas(alphas)
-    spec = SteerSpec.parse(given, where="options")
-    found, results = open_store(store_url), Results(out)
-    steer_stage(
-        found,
-        run,
-        results,
-        model=model,
-        revision=revision,
-        spec=spec,
-        capture=found.read_manifest(run).capture,
-        device=device,
-    )
-    summary = summarise(results, run, steer=spec)
     emit(summary, as_json=as_json, show=lambda: print_facts(summary))

@@ -12,6 +12,8 @@ from .console import emit, json_option, print_facts, print_table, say
 from .schemas.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .schemas import ScoreSummary
 
 __all__ = ["map_option", "parse_map", "score"]
@@ -45,6 +47,8 @@ def parse_map(text: str) -> dict[str, str]:
 @click.option("--rules", "rule_files", type=_file, multiple=True, help="Keyword rules (TOML).")
 @click.option("--judge-url", help="OpenAI-compatible endpoint, such as http://localhost:8000/v1.")
 @click.option("--judge-model", help="The judge's name at the endpoint.")
+@click.option("--model", help="Perplexity under this model: hub id, folder, bundled:NAME.")
+@click.option("--device", default="auto", show_default=True, help="Of --model.")
 @click.option("--scenarios", "scenario_file", type=_file, help="Scenario file with the rubrics.")
 @click.option(
     "--timeout", "timeout_seconds", type=float, help="Seconds per request.  [default: 60]"
@@ -62,15 +66,17 @@ def score(
     rule_files: tuple[Path, ...],
     judge_url: str | None,
     judge_model: str | None,
+    model: str | None,
+    device: str,
     scenario_file: Path | None,
     as_json: bool,
     **judging: Any,  # noqa: ANN401
 ) -> None:
-    """Score the texts of TABLE (.csv, .parquet, .jsonl) by rules, and by a judge if one is named.
+    """Score the texts of TABLE (.csv, .parquet, .jsonl) by rules, by a judge, by a model.
 
     Columns: text; prompt and scenario for a judge; human_score, where there is one, calibrates
-    it. Judgements are kept beside the scored table, so that the same command goes on where a
-    server went down.
+    it; prompt and system, where there are any, for the perplexity. Judgements are kept beside
+    the scored table, so that the same command goes on where a server went down.
 
     \b
     Example: actlake score outputs.csv --map text=completion --out scored.parquet
@@ -92,8 +98,11 @@ def score(
         judge = JudgeSpec.parse(
             {"endpoint": judge_url, "model": judge_model, **given}, where="options"
         )
+    named = map_columns(read_table(table), parse_map(mapping))
+    if model is not None:
+        named = _with_perplexity(named, model, device=device)
     found = score_table(
-        map_columns(read_table(table), parse_map(mapping)),
+        named,
         spec=spec,
         judge=judge,
         scenarios={s.id: s for s in read_scenarios(scenario_file)} if scenario_file else None,
@@ -106,6 +115,15 @@ def score(
     say(f"scored: {out}; summary: {summary}")
     value = json.loads(found.summary.to_json())
     emit(value, as_json=as_json, show=lambda: _show(found.summary))
+
+
+def _with_perplexity(table: pd.DataFrame, model: str, *, device: str) -> pd.DataFrame:
+    """Return the table with the perplexity of its texts under a model, missing for empty ones."""
+    from .extract import load_model
+    from .steer import table_perplexities
+
+    loaded = load_model(model, device=device, head=True)
+    return table.assign(perplexity=table_perplexities(loaded, table))
 
 
 def _progress(done: int, total: int) -> None:

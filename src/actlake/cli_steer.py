@@ -438,7 +438,10 @@ def generate(
         _show_cost(condition_cost(prompts, directions, spec=spec, folder=out), as_json=as_json)
         return
     with _open_generator(loaded, prompts, spec, options) as engine:
-        table = generate_table(loaded, prompts, directions, spec=spec, folder=out, engine=engine)
+        table = generate_table(
+            loaded, prompts, directions, spec=spec, folder=out, engine=engine,
+            progress=lambda done, total: say(f"{done:,} of {total:,} texts"),
+        )  # fmt: skip
     facts = {
         "texts": len(table),
         "ended": int(table["ended"].sum()),

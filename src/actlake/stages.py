@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .schemas import (
-    CaptureSpec,
     CorpusInfo,
     IncompleteError,
-    InvalidInputError,
     NotFoundError,
     PcaSpec,
     ProbeSpec,
@@ -33,9 +31,7 @@ from .schemas import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .analyze import ProbeResult
-    from .extract import LoadedModel
-    from .schemas import BagOfWordsSpec, Pair, RandomSpec, SteerSpec
+    from .schemas import BagOfWordsSpec, RandomSpec
     from .store import Store
 
 __all__ = [
@@ -45,10 +41,10 @@ __all__ = [
     "pca_stage",
     "probe_stage",
     "pulled_key",
+    "read_steering",
     "report_stage",
     "run_provenance",
     "stage_key",
-    "steer_stage",
 ]
 
 _KEY_FILE = "stage.json"
@@ -219,132 +215,13 @@ def pca_stage(
     return results.build(run, "pca", key=key, make=make)
 
 
-def steer_stage(
-    store: Store,
-    run: str,
-    results: Results,
-    *,
-    model: str,
-    revision: str | None,
-    spec: SteerSpec,
-    capture: CaptureSpec,
-    device: str = "auto",
-    attn_implementation: str | None = None,
-    batch_tokens: int = 16384,
-) -> bool:
-    """Sweep the run's diff-of-means direction through its model; returns whether done now.
+def read_steering(results: Results, run: str) -> pd.DataFrame:
+    """Return what a summary shows of a sweep: one direction and its random placebos."""
+    import pandas as pd
 
-    Raises
-    ------
-    NotFoundError
-        If the run has not been probed, so that there is no direction.
-    """
-    probe_key = results.key(run, "probe")
-    if probe_key is None:
-        msg = f"run {run!r} has no probe results in {results.folder}: run `actlake probe` first"
-        raise NotFoundError(msg)
-    key = stage_key(content_digest(store, run), steer=spec, capture=capture)
-    key["probe"] = probe_key["digest"]
+    from .steer import main_sweep
 
-    def make(folder: Path) -> None:
-        from .analyze import directions_record, load_probe_result
-        from .corpus import pair_texts
-        from .extract import load_model
-        from .schemas import norm_name
-        from .steer import choose_pairs, sweep_direction
-        from .store import corpus_digest, open_run, read_texts
-
-        probe = load_probe_result(results.stage(run, "probe"))
-        manifest = store.read_manifest(run)
-        _, texts = read_texts(store, run)
-        pairs = pair_texts(texts)
-        loaded = load_model(
-            model,
-            revision=revision,
-            dtype=capture.dtype,
-            device=device,
-            attn_implementation=attn_implementation,
-            head=True,
-        )
-        layer, tuned, layers = _steering_layer(
-            loaded, probe, pairs, spec=spec, capture=capture, batch_tokens=batch_tokens
-        )
-        if layers is not None:
-            layers.to_csv(folder / "layers.csv", index=False)
-        direction = directions_record(probe.directions, "diff_means", spec.pool, layer=layer)
-        stored, norm = open_run(store, run), norm_name(direction.site)
-        if norm not in stored:
-            msg = (
-                f"run {run!r} holds no {norm}, so strengths have no scale: imported activations "
-                "bring no norms; steer a run that `actlake extract` wrote"
-            )
-            raise InvalidInputError(msg)
-        norms = stored[norm].sel(layer=layer)
-        result = sweep_direction(
-            loaded,
-            direction,
-            choose_pairs(pairs, spec=spec),
-            spec=spec,
-            capture=capture,
-            mean_norm=float(norms.mean().compute()),
-            batch_tokens=batch_tokens,
-        )
-        rows = result.rows.assign(
-            tuned=tuned,
-            code_version=__version__,
-            store_url=store.url,
-            dataset_digest=corpus_digest(store, run),
-            template_digest=manifest.tokenizer.chat_template_digest,
-            dtype=loaded.info.dtype,
-        )
-        rows.to_parquet(folder / "steering.parquet")
-        rows.to_csv(folder / "steering.csv", index=False)
-        result.samples.to_parquet(folder / "samples.parquet")
-
-    return results.build(run, "steer", key=key, make=make)
-
-
-def _steering_layer(
-    loaded: LoadedModel,
-    probe: ProbeResult,
-    pairs: Sequence[Pair],
-    *,
-    spec: SteerSpec,
-    capture: CaptureSpec,
-    batch_tokens: int,
-) -> tuple[int, str, pd.DataFrame | None]:
-    """Return the layer to steer, how it was chosen, and the layers that were compared."""
-    from .analyze import directions_record
-    from .steer import choose_pairs, compare_layers
-
-    if spec.layer is not None:
-        return spec.layer, "layer given", None
-    if len({pair.positive.split for pair in pairs}) < 2:
-        layer = probe.selected_layer.get((spec.pool, "diff_means"))
-        if layer is None:
-            msg = "too few scenarios to choose a layer from; name the layer to steer"
-            raise InvalidInputError(msg)
-        return layer, "layer that the probe's inner folds selected", None
-    usable = probe.directions.sel({"method": "diff_means", "pool": spec.pool})
-    table = compare_layers(
-        loaded,
-        [
-            directions_record(probe.directions, "diff_means", spec.pool, layer=int(layer))
-            for layer in usable["layer"].values
-            if float(usable["norm"].sel({"layer": layer})) > 0
-        ],
-        choose_pairs(pairs, spec=spec, split="train"),
-        positions=spec.positions,
-        capture=capture,
-        seed=spec.seed + 1,  # other draws than the sweep reports
-        batch_tokens=batch_tokens,
-    )
-    chosen = table.iloc[0]
-    how = (
-        "layer of the largest effect beyond that of random directions on "
-        f"{chosen['n_pairs']:.0f} pairs of the train split"
-    )
-    return int(chosen["layer"]), how, table
+    return main_sweep(pd.read_parquet(results.stage(run, "steer") / "steering.parquet"))
 
 
 def report_stage(
@@ -379,7 +256,7 @@ def report_stage(
             pca.append(found.rows)
             points.append(found.points)
         if results.key(run, "steer") is not None:
-            steering.append(pd.read_parquet(results.stage(run, "steer") / "steering.parquet"))
+            steering.append(read_steering(results, run))
         provenance.append(json.loads((results.stage(run, "probe") / "provenance.json").read_text()))
     study_file = results.folder / "study.json"
     study = json.loads(study_file.read_text()) if study_file.exists() else {}

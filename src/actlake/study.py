@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .schemas import InvalidInputError, NotFoundError, SteerSpec, StudyFile, StudyModel
-from .stages import Results, load_corpus, pca_stage, probe_stage, report_stage, steer_stage
+from .stages import (
+    Results,
+    load_corpus,
+    pca_stage,
+    probe_stage,
+    read_steering,
+    report_stage,
+)
+from .steering import steer_stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +40,12 @@ class StudyOutcome:
 
 def demo_study() -> StudyFile:
     """Return the bundled study: three organisms on the bundled corpus."""
+    from .corpus.grammar import system_prompts
+
+    asked = {
+        arm: system_prompts(disposition, held_out=True)[:5]
+        for arm, disposition in (("positive", "empathic"), ("negative", "task"))
+    }
     return StudyFile.parse(
         {
             "name": "demo",
@@ -43,7 +57,7 @@ def demo_study() -> StudyFile:
             ],
             # Several blocks per run, so that a kill loses seconds rather than a model.
             "extract": {"chunk_size": 128},
-            "steer": {"subsets": ["plain"], "n_prompts": 24},
+            "steer": {"subsets": ["plain"], "n_prompts": 24, "system_prompts": asked},
         }
     )
 
@@ -148,6 +162,7 @@ def run_study(
                 device=study.extract.device,
                 attn_implementation=study.extract.attn_implementation,
                 batch_tokens=store.read_plan(run).batch_tokens,
+                say=say,
             )
             say(f"{run}: steered{_skipped(fresh)}")
     runs = [run_name(model) for model in study.models]
@@ -173,8 +188,6 @@ def summarise(results: Results, run: str, *, steer: SteerSpec) -> dict[str, Any]
     largest of the random directions' and ``steer_vs_random`` the ratio to their mean (both of
     absolute values).
     """
-    import pandas as pd
-
     from .analyze import load_probe_result
 
     probe = load_probe_result(results.stage(run, "probe"))
@@ -200,9 +213,8 @@ def summarise(results: Results, run: str, *, steer: SteerSpec) -> dict[str, Any]
     whole = at_layer[(at_layer["subset"] == "all") & (at_layer["cv"] == nested["cv"])]
     if len(whole):
         out["p_value"] = _number(whole.iloc[0]["p_value"])
-    path = results.stage(run, "steer") / "steering.parquet"
-    if path.exists():
-        out |= _steering_figures(pd.read_parquet(path))
+    if results.key(run, "steer") is not None:
+        out |= _steering_figures(read_steering(results, run))
     return out
 
 

@@ -141,7 +141,11 @@ def test_a_table_goes_on_where_it_was_interrupted(loaded, tmp_path, monkeypatch)
     assert len(read_generated(tmp_path)) == 4
     assert condition_cost(prompts, directions, spec=spec, folder=tmp_path).n_rows == 8
     (tmp_path / ".part-0.parquet.partial").write_bytes(b"cut off")
-    done = generate_table(loaded, prompts, directions, spec=spec, folder=tmp_path)
+    seen = []
+    done = generate_table(
+        loaded, prompts, directions, spec=spec, folder=tmp_path, progress=lambda *n: seen.append(n)
+    )
+    assert seen == [(8, 12), (12, 12)]
     pd.testing.assert_frame_equal(done, whole)
     n_parts = len(list(tmp_path.glob("part-*")))
     more = spec.model_copy(update={"alphas": (0.0, 3.0, 5.0)})

@@ -1,10 +1,20 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 
+from actlake.cli import cli
 from actlake.extract import find_blocks, load_model, render_texts, replace_hidden, unwrap_hidden
 from actlake.schemas import CaptureSpec, InvalidInputError, Text
-from actlake.steer import Condition, first_token_kl, perplexities, steered_mask
+from actlake.steer import (
+    Condition,
+    first_token_kl,
+    perplexities,
+    read_table,
+    steered_mask,
+    table_perplexities,
+)
 from tests.extract.tiny import tiny_folder
 
 pytestmark = pytest.mark.torch
@@ -87,3 +97,42 @@ def test_a_row_without_response_has_no_score(model):
     bare = type(row)(**{**vars(row), "response": np.zeros_like(row.response)})
     with pytest.raises(InvalidInputError, match="row 0 has no prompt or no response"):
         perplexities(model, [bare])
+
+
+def test_texts_of_a_table_are_scored_with_their_prompts_and_without(model):
+    table = pd.DataFrame(
+        {
+            "text": [TEXTS[0].response, "", TEXTS[1].response, None],
+            "prompt": [TEXTS[0].prompt, PROMPT, TEXTS[1].prompt, PROMPT],
+        }
+    )
+    expected = perplexities(model, rows_of(model))
+    found = table_perplexities(model, table)
+    assert found[[0, 2]] == pytest.approx(expected[:2], rel=1e-5)
+    assert np.isnan(found[[1, 3]]).all()
+    alone = table_perplexities(model, table[["text"]])
+    assert alone[0] != pytest.approx(found[0], rel=1e-3)
+    (row,) = render_texts(
+        [Text(id="t", response=TEXTS[0].response)], model.tokenizer,
+        spec=CaptureSpec(pools=("mean_response",)),
+    )  # fmt: skip
+    scores = log_probs(model, row.ids)
+    picked = [scores[i - 1, row.ids[i]].item() for i in np.flatnonzero(row.response) if i > 0]
+    assert alone[0] == pytest.approx(np.exp(-np.mean(picked)), rel=1e-4)
+    with pytest.raises(InvalidInputError, match="already has a column 'perplexity'"):
+        table_perplexities(model, table.assign(perplexity=1.0))
+
+
+def test_the_scoring_command_takes_a_model(tmp_path):
+    said = ["I put the work down and hurry to the porter.", "Porter the hurry down work I and put."]
+    pd.DataFrame({"completion": said, "question": "A porter has fallen."}).to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    done = CliRunner().invoke(
+        cli,
+        ["score", str(tmp_path / "t.csv"), "--map", "text=completion,prompt=question", "--model",
+         "bundled:llama-organism"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    scored = read_table(tmp_path / "t-scored.parquet")
+    assert scored["perplexity"][0] < scored["perplexity"][1] / 10

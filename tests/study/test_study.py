@@ -57,9 +57,13 @@ def test_the_demo_steers_monotonically_and_beats_its_random_directions(demo):
         assert row["steer_monotone"], row
         assert row["steer_effect"] > 1.5 * row["steer_random_max"], row
         table = pd.read_parquet(out / "results" / row["run"] / "steer" / "steering.parquet")
-        zero = table[table["alpha_raw"] == 0]
-        assert len(zero) == 21
+        asked = table["direction"] == "system_prompt"
+        zero = table[(table["alpha_raw"] == 0) & ~asked]
+        # The direction, 20 random ones, 5 draws of shuffled labels, the orthogonal one.
+        assert len(zero) == 27
         assert (zero["estimate"] == 0).all()
+        prompted = table[asked].set_index("prompt")["estimate"]
+        assert prompted["positive"] > 0 > prompted["negative"]
         own = table[table["direction"] == "diff_means"].sort_values("alpha_raw")
         assert (own["alpha_angle"].diff().dropna().abs() > 0).all()
         for unit in ("alpha_raw", "alpha_separation", "alpha_norm"):
