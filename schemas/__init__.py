@@ -36,7 +36,7 @@ from .comparison import (
     TransferRow,
     TransferSpec,
 )
-from .direction import Direction, DirectionSet, Reliability, require_like
+from .direction import Direction, DirectionSet, MappedFrom, MappedRole, Reliability, require_like
 from .diversity import CorpusStats, DiversityRow, StatsSpec
 from .doses import DoseRow, DoseSpec, DoseVerdict
 from .errors import (
@@ -113,6 +113,7 @@ from .shift import (
     ShiftRow,
 )
 from .sizes import parse_size
+from .steer_transfer import SteerTransferRow, SteerTransferSpec, SteerTransferVerdict
 from .study import (
     BagOfWordsSpec,
     ExtractSpec,
@@ -197,6 +198,8 @@ __all__ = [
     "Lexicon",
     "LexiconEntry",
     "MapMethod",
+    "MappedFrom",
+    "MappedRole",
     "MatchedRow",
     "MatchedSpec",
     "MediateSpec",
@@ -256,6 +259,9 @@ __all__ = [
     "Split",
     "StatsSpec",
     "SteerSpec",
+    "SteerTransferRow",
+    "SteerTransferSpec",
+    "SteerTransferVerdict",
     "SteeredTextsSpec",
     "SteeringRow",
     "StorageError",

@@ -61,6 +61,7 @@ from .shift import (
     ScenarioVerdict,
     ShiftRow,
 )
+from .steer_transfer import SteerTransferRow, SteerTransferSpec, SteerTransferVerdict
 from .study import StudyFile
 from .text import CorpusInfo, Pair, Text
 from .transfer import Pulled
@@ -80,6 +81,7 @@ RECORDS: tuple[type[Record], ...] = (
     MatchedRow, SteeredTextsSpec, DoseSpec, DoseRow, DoseVerdict,
     KeywordRules, ScoreSpec, ScoreSummary, JudgeSpec, Judgement, Prevalence, RaterAgreement,
     NegativeSpec, NegativeVerdict, ScenarioSpec, ScenarioVerdict, ShiftRow,
+    SteerTransferSpec, SteerTransferRow, SteerTransferVerdict,
 )  # fmt: skip
 
 
