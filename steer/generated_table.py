@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pandas as pd
 from ..extract import LoadedModel, chat_messages, render_prompt
 from ..schemas import InvalidInputError, SteeredTextsSpec, StorageError, Text, digest_json
 from .generation import Generated, GenerateRow, generate_rows
+from .parts import commit_part, read_parts, replace_file
 from .patched_runs import PatchCost
 
 __all__ = ["condition_cost", "generate_table", "prompt_ids", "read_generated"]
@@ -153,7 +153,7 @@ def generate_table(
         if folder is None:
             parts.append(part)
         else:
-            _commit(part, folder)
+            commit_part(part, folder, noun="texts")
 
     generate_rows(loaded, rows, spec=spec, report=keep)
     found = pd.concat(parts, ignore_index=True) if folder is None else read_generated(folder)
@@ -200,25 +200,10 @@ def _claim_folder(folder: Path, loaded: LoadedModel, spec: SteeredTextsSpec) -> 
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(path, json.dumps(key, indent=2).encode())
+        replace_file(path, json.dumps(key, indent=2).encode())
     except OSError as err:
         msg = f"{folder}: the texts cannot be written: {err.strerror or err}"
         raise StorageError(msg) from err
-
-
-def _commit(part: pd.DataFrame, folder: Path) -> None:
-    """Write a part so that it appears whole or not at all."""
-    try:
-        _replace(folder / f"part-{uuid.uuid4().hex}.parquet", part.to_parquet(index=False))
-    except OSError as err:
-        msg = f"{folder}: the texts cannot be written: {err.strerror or err}"
-        raise StorageError(msg) from err
-
-
-def _replace(path: Path, data: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.partial")
-    fresh.write_bytes(data)
-    fresh.replace(path)
 
 
 def read_generated(folder: Path) -> pd.DataFrame:
@@ -226,9 +211,4 @@ def read_generated(folder: Path) -> pd.DataFrame:
 
     An empty table with the key columns where there is none yet.
     """
-    files = sorted(folder.glob("part-*.parquet"))
-    if not files:
-        return pd.DataFrame(columns=_KEY)
-    whole = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-    # Two processes may have made the same condition: the texts are the same.
-    return whole.drop_duplicates(_KEY).sort_values(_KEY, ignore_index=True)
+    return read_parts(folder, _KEY)
