@@ -129,6 +129,11 @@ if TYPE_CHECKING:
         build_scores,
         score_text,
     )
+    from .transfer import (
+        TransferResult,
+        compare_transfer,
+        weigh_transfer,
+    )
 
 __all__ = [
     "AlignedCase",
@@ -154,6 +159,7 @@ __all__ = [
     "ScoredTable",
     "SweepResult",
     "TextScore",
+    "TransferResult",
     "align_contrasts",
     "analyse_doses",
     "angle_degrees",
@@ -161,6 +167,7 @@ __all__ = [
     "build_scores",
     "choose_pairs",
     "compare_layers",
+    "compare_transfer",
     "compare_with_steering",
     "condition_cost",
     "contrast_negative",
@@ -198,6 +205,7 @@ __all__ = [
     "weigh_comparison",
     "weigh_mediation",
     "weigh_sweep",
+    "weigh_transfer",
     "write_table",
 ]
 
@@ -225,6 +233,7 @@ _MODULES = {
     "ScoredTable": "scored_tables",
     "SweepResult": "sweep",
     "TextScore": "text_scores",
+    "TransferResult": "transfer",
     "align_contrasts": "aligned",
     "analyse_doses": "doses",
     "angle_degrees": "scoring",
@@ -232,6 +241,7 @@ _MODULES = {
     "build_scores": "text_scores",
     "choose_pairs": "sweep",
     "compare_layers": "layers",
+    "compare_transfer": "transfer",
     "compare_with_steering": "matched",
     "condition_cost": "generated_table",
     "contrast_negative": "negative",
@@ -269,6 +279,7 @@ _MODULES = {
     "weigh_comparison": "matched",
     "weigh_mediation": "mediation",
     "weigh_sweep": "patching",
+    "weigh_transfer": "transfer",
     "write_table": "tables",
 }
 
