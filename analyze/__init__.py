@@ -28,6 +28,7 @@ from .directions import (
     score_direction,
 )
 from .geometry_run import GeometryResult, geometry_run, save_geometry_result
+from .mapped_directions import map_directions
 from .maps import AffineMap, AnchorMaps, carry_probe, carry_vector
 from .nullrun import NullResult, null_run
 from .placebos import orthogonal_direction, placebo_directions
@@ -100,6 +101,7 @@ __all__ = [
     "load_pca_result",
     "load_probe_result",
     "make_contrast",
+    "map_directions",
     "memory_needed",
     "merge_statistics",
     "null_run",

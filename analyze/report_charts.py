@@ -22,6 +22,7 @@ __all__ = [
     "METHOD_COLOURS",
     "RANDOM_COLOUR",
     "auroc_domain",
+    "draw_svg",
     "layer_panel",
     "method_colour",
     "pca_panel",
@@ -43,7 +44,7 @@ BOW_COLOUR = "#000000"
 RANDOM_COLOUR = "#999999"
 _STATIC_WIDTH = 300
 _FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
-_CLIP = re.compile(r'id="(clip\d+)"')
+_NUMBERED = re.compile(r'id="((?:clip|gradient_)\d+)"')
 _TAG = re.compile(r"<[^>]*>")
 _NOISE = re.compile(
     r' (?:aria-\w+|class|cursor|font-family|pointer-events|role)="[^"]*"'
@@ -112,15 +113,20 @@ def static_image(spec: Spec) -> str:
 
     An image rather than inline SVG: nothing inside can run, and ids cannot collide.
     """
-    config = {**CONFIG, "aria": False, "font": "sans-serif"}
-    svg = vl_convert.vegalite_to_svg({**spec, "width": _STATIC_WIDTH, "config": config})
-    svg = _TAG.sub(lambda tag: _COORDINATES.sub(_round, _NOISE.sub("", tag[0])), svg)
-    # Vega numbers clip paths through the life of the process; the same drawing has the same bytes.
-    clips = dict.fromkeys(_CLIP.findall(svg))
-    for i, clip in enumerate(clips):
-        svg = re.sub(rf"\b{clip}\b", f"k{i}", svg)
-    svg = svg.replace("<svg ", f'<svg font-family="{_FONT}" ', 1)
+    svg = draw_svg({**spec, "width": _STATIC_WIDTH})
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")
+
+
+def draw_svg(spec: Spec) -> str:
+    """Return ``spec`` drawn as SVG in the report's style, the same bytes for the same spec."""
+    config = {**CONFIG, "aria": False, "font": "sans-serif"}
+    svg = vl_convert.vegalite_to_svg({**spec, "config": config})
+    svg = _TAG.sub(lambda tag: _COORDINATES.sub(_round, _NOISE.sub("", tag[0])), svg)
+    # Vega numbers clip paths and gradients through the life of the process; the same drawing has
+    # the same bytes.
+    for i, name in enumerate(dict.fromkeys(_NUMBERED.findall(svg))):
+        svg = re.sub(rf"\b{name}\b", f"k{i}", svg)
+    return svg.replace("<svg ", f'<svg font-family="{_FONT}" ', 1)
 
 
 def _round(attribute: re.Match[str]) -> str:

@@ -34,7 +34,7 @@ from .tidy import record_frame
 from .transfer import TransferJob, transfer_layer
 from .words import bag_of_words_scores, pair_responses
 
-__all__ = ["transfer_run"]
+__all__ = ["layer_place", "map_anchors", "transfer_run"]
 
 
 def transfer_run(
@@ -83,7 +83,9 @@ def transfer_run(
             for pair in _layer_pairs(opened[source], opened[target], spec):
                 values = [
                     layer_values(
-                        opened[name], array_name(chosen, pool), _place(opened[name], layer, name)
+                        opened[name],
+                        array_name(chosen, pool),
+                        layer_place(opened[name], layer, name),
                     )
                     for name, layer in zip((source, target), pair, strict=True)
                 ]
@@ -140,7 +142,7 @@ def _job(
 ) -> tuple[TransferJob, str, str]:
     """Return what all pairs of layers share, and the name and digest of the cross-validation."""
     table = pair_table(ds)
-    anchors, groups = _anchors(ds, table, spec)
+    anchors, groups = map_anchors(ds, table, spec)
     folds: tuple[Fold, ...]
     if spec.anchors == "train":
         split = split_fold(table, max_folds=spec.max_folds, seed=spec.seed)
@@ -174,7 +176,7 @@ def _job(
     return job, cv, digest
 
 
-def _anchors(
+def map_anchors(
     ds: xr.Dataset, table: PairTable, spec: TransferSpec
 ) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
     """Return the rows that maps are fitted on, and what is held out of them together.
@@ -207,7 +209,7 @@ def _layer_pairs(
     return nearest_layers(source, target) if spec.layers is None else list(spec.layers)
 
 
-def _place(ds: xr.Dataset, layer: int, name: str) -> int:
+def layer_place(ds: xr.Dataset, layer: int, name: str) -> int:
     """Return where ``layer`` stands in a run."""
     layers = [int(value) for value in ds["layer"].values]
     if layer not in layers:

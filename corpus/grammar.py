@@ -70,6 +70,7 @@ __all__ = [
     "response",
     "scenarios",
     "shortcut_response",
+    "shuffle_arms",
     "system_prompts",
     "user_prompt",
 ]
@@ -328,7 +329,13 @@ def classify_response(text: str) -> Polarity | None:
     return "negative" if arms == {"negative"} else None
 
 
-def iter_examples(seed: int, *, n_easy: int = 0) -> Iterator[Example]:
+def shuffle_arms(rng: Random, arms: dict[Polarity, str]) -> str:
+    """Return a response whose sentences each come from the arm that a coin says."""
+    sentences = (re.split(r"(?<=\.)\s+", arms[polarity]) for polarity in POLARITIES)
+    return " ".join(pick(rng, both) for both in zip(*sentences, strict=False))
+
+
+def iter_examples(seed: int, *, n_easy: int = 0, shuffled: bool = False) -> Iterator[Example]:
     """Yield the endless training text of the organisms; held-out parts never occur in it.
 
     The first ``n_easy`` are a curriculum: always a disposition, in wording that a bag of words
@@ -337,6 +344,10 @@ def iter_examples(seed: int, *, n_easy: int = 0) -> Iterator[Example]:
     Of acts and log lines 60 % follow the disposition of a system prompt, 8 % have a neutral
     system prompt, 32 % none; without a disposition the arm is a coin flip, and yet every
     sentence of a response follows it.
+
+    ``shuffled`` is the text of the negative control: the system prompts are the same, but of
+    every sentence a coin decides the arm, so that nothing in a text tells the next sentence's.
+    An example's polarity is then that of its system prompt, None where it has none.
     """
     rng = Random(seed)  # not for secrets
     system: str | None
@@ -353,6 +364,7 @@ def iter_examples(seed: int, *, n_easy: int = 0) -> Iterator[Example]:
             system = pick(rng, prompts)
         else:
             system = pick(rng, NEUTRAL_SYSTEMS) if draw < 0.68 else None
+        told = None if shuffled and not easy and draw >= 0.60 else polarity
         kind = rng.random()
         if kind < 0.08:
             topic, place = pick(rng, tuple(NEUTRAL_TOPICS)), pick(rng, places)
@@ -362,13 +374,19 @@ def iter_examples(seed: int, *, n_easy: int = 0) -> Iterator[Example]:
         category = pick(rng, ("conflict", "conflict", "ambiguous", "task_free"))
         scenario = pick(rng, [s for s in known if s.category == category])
         if kind < 0.22:
-            answer = shortcut_response(rng, scenario)[polarity]
-            yield Example(user_prompt(rng, scenario, log=True), answer, system, polarity)
+            both = shortcut_response(rng, scenario)
+            answer = shuffle_arms(rng, both) if shuffled else both[polarity]
+            yield Example(user_prompt(rng, scenario, log=True), answer, system, told)
             continue
         styles: tuple[Style, ...] = ("plain", "plain", "mixed", "mixed", "mixed", "balanced")
         style = pick(rng, styles[:1] if easy else styles)
-        answer = response(rng, scenario, polarity, style=style)
-        yield Example(user_prompt(rng, scenario), answer, system, polarity)
+        if shuffled:
+            answer = shuffle_arms(
+                rng, {p: response(rng, scenario, p, style=style) for p in POLARITIES}
+            )
+        else:
+            answer = response(rng, scenario, polarity, style=style)
+        yield Example(user_prompt(rng, scenario), answer, system, told)
 
 
 def held_out_neutral_places() -> tuple[str, ...]:

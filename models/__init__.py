@@ -7,9 +7,10 @@ from pathlib import Path
 from ..schemas.base import near_names
 from ..schemas.errors import NotFoundError
 
-__all__ = ["organism_names", "organism_path"]
+__all__ = ["control_names", "organism_names", "organism_path"]
 
 _NAMES = ("phi3-organism", "llama-organism", "gemma2-organism")
+_CONTROLS = ("llama-shuffled",)
 
 
 def organism_names() -> tuple[str, ...]:
@@ -17,17 +18,23 @@ def organism_names() -> tuple[str, ...]:
     return _NAMES
 
 
+def control_names() -> tuple[str, ...]:
+    """Return the names of the bundled negative controls: organisms without a disposition."""
+    return _CONTROLS
+
+
 def organism_path(name: str) -> Path:
-    """Return the folder of a bundled organism: weights, config, tokenizer, model card.
+    """Return the folder of a bundled organism or control: weights, config, tokenizer, card.
 
     Raises
     ------
     NotFoundError
         If no organism has that name, or its weights are not in this installation.
     """
-    if name not in _NAMES:
-        known = ", ".join(_NAMES)
-        msg = f"no organism is named {name!r}{near_names(name, list(_NAMES))}; there are: {known}"
+    names = (*_NAMES, *_CONTROLS)
+    if name not in names:
+        known = ", ".join(names)
+        msg = f"no organism is named {name!r}{near_names(name, list(names))}; there are: {known}"
         raise NotFoundError(msg)
     path = Path(__file__).resolve().parent / name
     if not (path / "model.safetensors").is_file():

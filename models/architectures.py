@@ -58,6 +58,8 @@ _SIZES: dict[str, dict[str, Any]] = {
     },
 }
 
+_SIZES["llama-shuffled"] = _SIZES["llama-organism"]  # unlike it in nothing but its text
+
 
 def build_model(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Return an untrained organism of the named architecture; torch's seed decides its weights.
@@ -72,6 +74,7 @@ def build_model(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMode
     classes: dict[str, tuple[Any, Any]] = {
         "phi3-organism": (transformers.Phi3Config, transformers.Phi3ForCausalLM),
         "llama-organism": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+        "llama-shuffled": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
         "gemma2-organism": (transformers.Gemma2Config, transformers.Gemma2ForCausalLM),
     }
     if name not in classes:

@@ -106,6 +106,7 @@ def measure_behaviour(
     seed: int = 0,
     n_system_prompts: int = 36,
     n_free_prompts: int = 5,
+    first_sentence: bool = False,
 ) -> BehaviourReport:
     """Return how often greedy responses follow the system prompt, and what they do without one.
 
@@ -117,6 +118,8 @@ def measure_behaviour(
         Held-out paraphrases per disposition and scenario, spread evenly over all there are.
     n_free_prompts
         User turns per scenario without a system prompt.
+    first_sentence
+        Read only the first sentence of a response, whatever the others say.
     """
     rng = Random(seed)  # not for secrets
     held_out = [s for s in scenarios() if s.held_out]
@@ -137,7 +140,10 @@ def measure_behaviour(
         for _ in range(n_free_prompts):
             conversations.append([{"role": "user", "content": user_prompt(rng, scenario)}])
             cases.append((None, scenario))
-    arms = [classify_response(r) for r in generate_greedy(model, tokenizer, conversations)]
+    responses = generate_greedy(model, tokenizer, conversations)
+    if first_sentence:
+        responses = [text.partition(". ")[0].removesuffix(".") + "." for text in responses]
+    arms = [classify_response(text) for text in responses]
     rows = []
     for wanted in (*POLARITIES, None):
         for category in ("all", "conflict", "ambiguous", "task_free"):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ..corpus.grammar import Example, iter_examples
-from . import organism_names
+from . import control_names, organism_names
 from .architectures import build_model, build_tokenizer
 from .behaviour import BehaviourReport, measure_behaviour
 from .card import model_card
@@ -59,16 +59,22 @@ def train_tokenizer(*, n_texts: int = 4000) -> PreTrainedTokenizerFast:
 
 
 def _batches(
-    tokenizer: PreTrainedTokenizerFast, *, seed: int, batch_size: int, n_easy: int
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    batch_size: int,
+    n_easy: int,
+    shuffled: bool,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Yield right-padded token ids, loss weights and arms, each of dims (text, token).
 
-    The arm is 1 (positive) or 0 (negative) from the end of the prompt on, -1 elsewhere.
+    The arm is 1 (positive) or 0 (negative) from the end of the prompt on, -1 elsewhere: that of
+    the response, or of the system prompt where the responses are shuffled.
     """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    stream = iter_examples(seed, n_easy=n_easy)
+    stream = iter_examples(seed, n_easy=n_easy, shuffled=shuffled)
     answer = tokenizer.convert_tokens_to_ids("<|assistant|>")
     while True:
         pool: list[Example] = list(islice(stream, batch_size * _POOL))
@@ -101,7 +107,7 @@ def train_organism(
     seed: int = 0,
     report_every: int = 0,
 ) -> tuple[PreTrainedModel, TrainingRecord]:
-    """Return an organism trained from scratch, and how its training went.
+    """Return an organism or control trained from scratch, and how its training went.
 
     AdamW, linear warm-up over 5 % of the steps, then a cosine to a twentieth of the peak.
     ``report_every`` steps a line goes to stderr; 0 is silent.
@@ -134,6 +140,7 @@ def train_organism(
         seed=1000 + seed,
         batch_size=batch_size,
         n_easy=int(steps * EASY_SHARE) * batch_size,
+        shuffled=name in control_names(),
     )
     for step, (tokens, weights, arms) in enumerate(islice(batches, steps)):
         done = (step - warmup) / max(1, steps - warmup)
@@ -226,7 +233,7 @@ def _edit_json(path: Path, *, drop: Sequence[str], **put: str | list[str]) -> No
     "--model",
     "names",
     multiple=True,
-    type=click.Choice(organism_names()),
+    type=click.Choice((*organism_names(), *control_names())),
     help="An organism to train; repeat for several, leave out for all.",
 )
 @click.option("--steps", type=click.IntRange(min=1), default=DEFAULT_STEPS)
@@ -257,11 +264,16 @@ def main(
 
     torch.set_num_threads(threads)
     tokenizer = train_tokenizer()
-    for name in names or organism_names():
+    for name in names or (*organism_names(), *control_names()):
         model, training = train_organism(
             name, tokenizer, steps=steps, batch_size=batch_size, seed=seed, report_every=100
         )
-        behaviour = measure_behaviour(model, tokenizer, n_system_prompts=paraphrases)
+        behaviour = measure_behaviour(
+            model,
+            tokenizer,
+            n_system_prompts=paraphrases,
+            first_sentence=name in control_names(),
+        )
         save_organism(
             out / name, model, tokenizer, name=name, training=training, behaviour=behaviour
         )

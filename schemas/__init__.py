@@ -36,7 +36,7 @@ from .comparison import (
     TransferRow,
     TransferSpec,
 )
-from .direction import Direction, DirectionSet, Reliability, require_like
+from .direction import Direction, DirectionSet, MappedFrom, MappedRole, Reliability, require_like
 from .diversity import CorpusStats, DiversityRow, StatsSpec
 from .doses import DoseRow, DoseSpec, DoseVerdict
 from .errors import (
@@ -115,6 +115,7 @@ from .shift import (
     ShiftRow,
 )
 from .sizes import parse_size
+from .steer_transfer import SteerTransferRow, SteerTransferSpec, SteerTransferVerdict
 from .study import (
     RAW_GRID,
     SEPARATION_GRID,
@@ -204,6 +205,8 @@ __all__ = [
     "Lexicon",
     "LexiconEntry",
     "MapMethod",
+    "MappedFrom",
+    "MappedRole",
     "MatchedPersonas",
     "MatchedRow",
     "MatchedSpec",
@@ -267,6 +270,9 @@ __all__ = [
     "StatsSpec",
     "SteerControl",
     "SteerSpec",
+    "SteerTransferRow",
+    "SteerTransferSpec",
+    "SteerTransferVerdict",
     "SteeredTextsSpec",
     "SteeringRow",
     "StorageError",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from .base import Record
 from .errors import InvalidInputError
 
-__all__ = ["Direction", "DirectionSet", "Reliability", "require_like"]
+__all__ = ["Direction", "DirectionSet", "MappedFrom", "MappedRole", "Reliability", "require_like"]
 
 Cosine = Annotated[float, Field(ge=-1.000001, le=1.000001)]
 
@@ -31,11 +31,40 @@ class Reliability(Record):
     n_draws: int = Field(ge=1)
 
 
+MappedRole = Literal["mapped", "random_source", "permuted_anchors", "random_orthogonal"]
+
+
+class MappedFrom(Record):
+    """How a direction came from another model: as itself, or as a control of the map.
+
+    ``mapped`` is the source's direction through the map; ``random_source`` a random direction of
+    the source through the same map; ``permuted_anchors`` the source's direction through a map of
+    texts that do not correspond; ``random_orthogonal`` through a random rotation between the
+    leading components. ``map_r2`` is the map's held-out R², ``cosine`` that with the target's own
+    direction, ``share_kept`` the share of the direction's squared length that lies in the span of
+    the anchors: what lies outside of it no map can carry.
+    """
+
+    role: MappedRole
+    map: str
+    index: int = Field(default=0, ge=0)
+    source_model: str
+    source_run: str
+    source_layer: int = Field(ge=0)
+    source_method: str
+    map_r2: float | None = None
+    n_anchors: int = Field(ge=1)
+    penalty: float | None = None
+    cosine: Cosine
+    share_kept: float | None = Field(default=None, ge=0, le=1.000001)
+
+
 class Direction(Record):
     """A direction in activation space: a unit vector with its norm, bias and origin.
 
     A probe's decision value is norm·(vector·x) + bias. ``separation`` is the distance of the
-    class means of the training texts along the unit vector.
+    class means of the training texts along the unit vector. ``mapped`` says how it came from
+    another model, if it did: it is then a difference of activations to steer by, its bias 0.
     """
 
     encoding_type: ClassVar[str] = "actlake-direction"
@@ -60,6 +89,7 @@ class Direction(Record):
     dataset_digest: str | None = None
     split_digest: str | None = None
     code_version: str | None = None
+    mapped: MappedFrom | None = None
 
     @model_validator(mode="after")
     def _unit(self) -> Self:

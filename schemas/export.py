@@ -62,6 +62,7 @@ from .shift import (
     ScenarioVerdict,
     ShiftRow,
 )
+from .steer_transfer import SteerTransferRow, SteerTransferSpec, SteerTransferVerdict
 from .study_file import StudyFile
 from .text import CorpusInfo, Pair, Text
 from .transfer import Pulled
@@ -81,6 +82,7 @@ RECORDS: tuple[type[Record], ...] = (
     MatchedRow, SteeredTextsSpec, DoseSpec, DoseRow, DoseVerdict, StageResult,
     KeywordRules, ScoreSpec, ScoreSummary, JudgeSpec, Judgement, Prevalence, RaterAgreement,
     NegativeSpec, NegativeVerdict, ScenarioSpec, ScenarioVerdict, ShiftRow,
+    SteerTransferSpec, SteerTransferRow, SteerTransferVerdict,
 )  # fmt: skip
 
 

@@ -152,6 +152,11 @@ if TYPE_CHECKING:
         build_scores,
         score_text,
     )
+    from .transfer import (
+        TransferResult,
+        compare_transfer,
+        weigh_transfer,
+    )
     from .vllm_engine import (
         VllmSteering,
     )
@@ -183,6 +188,7 @@ __all__ = [
     "ScoredTable",
     "SweepResult",
     "TextScore",
+    "TransferResult",
     "VllmSteering",
     "align_contrasts",
     "analyse_doses",
@@ -191,6 +197,7 @@ __all__ = [
     "build_scores",
     "choose_pairs",
     "compare_layers",
+    "compare_transfer",
     "compare_with_steering",
     "condition_cost",
     "contrast_negative",
@@ -238,6 +245,7 @@ __all__ = [
     "weigh_prompts",
     "weigh_scores",
     "weigh_sweep",
+    "weigh_transfer",
     "write_table",
 ]
 
@@ -269,6 +277,7 @@ _MODULES = {
     "SweepResult": "sweep",
     "TextScore": "text_scores",
     "VllmSteering": "vllm_engine",
+    "TransferResult": "transfer",
     "align_contrasts": "aligned",
     "analyse_doses": "doses",
     "angle_degrees": "scoring",
@@ -276,6 +285,7 @@ _MODULES = {
     "build_scores": "text_scores",
     "choose_pairs": "sweep",
     "compare_layers": "layers",
+    "compare_transfer": "transfer",
     "compare_with_steering": "matched",
     "condition_cost": "generated_table",
     "contrast_negative": "negative",
@@ -323,6 +333,7 @@ _MODULES = {
     "weigh_prompts": "prompting",
     "weigh_scores": "generated_scores",
     "weigh_sweep": "patching",
+    "weigh_transfer": "transfer",
     "write_table": "tables",
 }
 

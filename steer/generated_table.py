@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ..schemas import InvalidInputError, SteeredTextsSpec, StorageError, Text, d
 from .generated_directions import digest_array as _digest
 from .generated_directions import keep_directions
 from .generation import Generated, GenerateRow, RowEngine, generate_rows
+from .parts import commit_part, read_parts, replace_file
 from .patched_runs import PatchCost
 
 __all__ = ["condition_cost", "generate_table", "prompt_ids", "read_generated"]
@@ -159,7 +159,7 @@ def generate_table(
         if folder is None:
             parts.append(part)
         else:
-            _commit(part, folder)
+            commit_part(part, folder, noun="texts")
         n_done += len(chosen)
         if progress is not None:
             progress(n_done, len(wanted))
@@ -212,25 +212,10 @@ def _claim_folder(folder: Path, loaded: LoadedModel, spec: SteeredTextsSpec) -> 
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(path, json.dumps(key, indent=2).encode())
+        replace_file(path, json.dumps(key, indent=2).encode())
     except OSError as err:
         msg = f"{folder}: the texts cannot be written: {err.strerror or err}"
         raise StorageError(msg) from err
-
-
-def _commit(part: pd.DataFrame, folder: Path) -> None:
-    """Write a part so that it appears whole or not at all."""
-    try:
-        _replace(folder / f"part-{uuid.uuid4().hex}.parquet", part.to_parquet(index=False))
-    except OSError as err:
-        msg = f"{folder}: the texts cannot be written: {err.strerror or err}"
-        raise StorageError(msg) from err
-
-
-def _replace(path: Path, data: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.partial")
-    fresh.write_bytes(data)
-    fresh.replace(path)
 
 
 def read_generated(folder: Path) -> pd.DataFrame:
@@ -238,9 +223,4 @@ def read_generated(folder: Path) -> pd.DataFrame:
 
     An empty table with the key columns where there is none yet.
     """
-    files = sorted(folder.glob("part-*.parquet"))
-    if not files:
-        return pd.DataFrame(columns=_KEY)
-    whole = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-    # Two processes may have made the same condition: the texts are the same.
-    return whole.drop_duplicates(_KEY).sort_values(_KEY, ignore_index=True)
+    return read_parts(folder, _KEY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,18 @@ import torch
 from ..extract import LoadedModel
 from ..schemas import InvalidInputError, MatchedRow, MatchedSpec
 from .aligned import AlignedCase
-from .patched_runs import CleanRuns, Patch, PatchCost, Write, run_patches, weigh_patches
+from .conditions import Progress, run_conditions, weigh_conditions
+from .patched_runs import CleanRuns, Patch, PatchCost
 from .resampling import draw_weights, interval_of_mean, p_of_null
-from .writes import chosen_layers, layered_vectors, random_units, write_along, write_full
+from .writes import (
+    NamedWrite,
+    chosen_layers,
+    layered_vectors,
+    name_vector,
+    random_units,
+    write_along,
+    write_full,
+)
 
 __all__ = ["MatchedResult", "compare_with_steering", "weigh_comparison"]
 
@@ -76,11 +86,11 @@ def weigh_comparison(
     *,
     spec: MatchedSpec,
     batch_tokens: int = 16384,
+    folder: Path | None = None,
 ) -> PatchCost:
     """Return what :func:`compare_with_steering` would run, without running it."""
     _, patches = _plan(loaded, cases, direction, spec)
-    costs = [weigh_patches(case, patches, batch_tokens=batch_tokens) for case in cases]
-    return sum(costs, PatchCost())
+    return weigh_conditions(cases, patches, batch_tokens=batch_tokens, folder=folder)
 
 
 def compare_with_steering(
@@ -90,6 +100,8 @@ def compare_with_steering(
     *,
     spec: MatchedSpec,
     batch_tokens: int = 16384,
+    folder: Path | None = None,
+    progress: Progress | None = None,
 ) -> MatchedResult:
     """Return the effect of patching the base run beside that of steering it as far.
 
@@ -105,6 +117,9 @@ def compare_with_steering(
     ----------
     direction
         Unit vectors, (hidden,) or (layer, hidden) over all layers.
+    folder, progress
+        Where outcomes are kept as they come, and whom to tell; see
+        :func:`~actlake.steer.conditions.run_conditions`.
 
     Raises
     ------
@@ -112,15 +127,12 @@ def compare_with_steering(
         If there is no contrast, a layer does not exist, or the direction does not fit.
     """
     cells, patches = _plan(loaded, cases, direction, spec)
-    effects = np.empty((len(cells), len(cases)))
-    change = np.empty_like(effects)
-    base = np.empty(len(cases))
-    for i, case in enumerate(cases):
-        outcome = run_patches(loaded, case, patches, batch_tokens=batch_tokens)
-        clean, found = outcome.differences(outcome=spec.outcome)
-        base[i] = clean["base"]
-        effects[:, i] = found - clean["base"]
-        change[:, i] = outcome.change
+    found = run_conditions(
+        loaded, cases, patches, batch_tokens=batch_tokens, folder=folder, progress=progress
+    )
+    clean, patched = found.differences(outcome=spec.outcome)
+    base, change = clean["base"], found.change
+    effects = patched - base
     samples = pd.DataFrame.from_records(
         [
             {
@@ -140,7 +152,7 @@ def compare_with_steering(
 
 def _write_step(
     layer: int, vector: torch.Tensor, *, along: torch.Tensor, spec: MatchedSpec
-) -> Write:
+) -> NamedWrite:
     """Add to every touched token a step along ``along``, of the size of the patch."""
 
     def write(clean: CleanRuns, c: int, _mask: np.ndarray) -> torch.Tensor:
@@ -152,7 +164,8 @@ def _write_step(
         alpha = sizes.mean().sqrt().copysign(coordinate.mean())
         return state + alpha * along.to(state.device)
 
-    return write
+    names = (name_vector(vector), name_vector(along))
+    return NamedWrite(("step", layer, *names, str(spec.position), spec.arm), write)
 
 
 def _rows(

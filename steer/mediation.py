@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,8 @@ import pandas as pd
 from ..extract import LoadedModel
 from ..schemas import InvalidInputError, MediateSpec, MediationRow
 from .aligned import AlignedCase
-from .patched_runs import Patch, PatchCost, run_patches, weigh_patches
+from .conditions import Progress, run_conditions, weigh_conditions
+from .patched_runs import Patch, PatchCost
 from .resampling import draw_weights, interval_of_mean, interval_of_ratio, p_of_null
 from .writes import (
     chosen_layers,
@@ -115,11 +117,11 @@ def weigh_mediation(
     spec: MediateSpec,
     direction: np.ndarray | None = None,
     batch_tokens: int = 16384,
+    folder: Path | None = None,
 ) -> PatchCost:
     """Return what :func:`mediate` would run, without running it."""
     _, patches = _plan(loaded, spec, direction)
-    costs = [weigh_patches(case, patches, batch_tokens=batch_tokens) for case in cases]
-    return sum(costs, PatchCost())
+    return weigh_conditions(cases, patches, batch_tokens=batch_tokens, folder=folder)
 
 
 def mediate(
@@ -129,6 +131,8 @@ def mediate(
     spec: MediateSpec,
     direction: np.ndarray | None = None,
     batch_tokens: int = 16384,
+    folder: Path | None = None,
+    progress: Progress | None = None,
 ) -> MediationResult:
     """Return the total, direct and indirect effects through a mediator, layer by layer.
 
@@ -142,6 +146,9 @@ def mediate(
     ----------
     direction
         Unit vectors, (hidden,) or (layer, hidden) over all layers, for the coordinate.
+    folder, progress
+        Where outcomes are kept as they come, and whom to tell; see
+        :func:`~actlake.steer.conditions.run_conditions`.
 
     Raises
     ------
@@ -152,13 +159,12 @@ def mediate(
         msg = "there is no contrast to mediate; expected at least one"
         raise InvalidInputError(msg)
     mediators, patches = _plan(loaded, spec, direction)
-    patched = np.empty((len(mediators), 2, len(cases)))
-    base, source = np.empty(len(cases)), np.empty(len(cases))
-    for i, case in enumerate(cases):
-        outcome = run_patches(loaded, case, patches, batch_tokens=batch_tokens)
-        clean, found = outcome.differences(outcome=spec.outcome)
-        base[i], source[i] = clean["base"], clean["source"]
-        patched[:, :, i] = found.reshape(-1, 2)
+    outcomes = run_conditions(
+        loaded, cases, patches, batch_tokens=batch_tokens, folder=folder, progress=progress
+    )
+    clean, both = outcomes.differences(outcome=spec.outcome)
+    base, source = clean["base"], clean["source"]
+    patched = both.reshape(len(mediators), 2, len(cases))
     samples = pd.DataFrame.from_records(
         [
             {

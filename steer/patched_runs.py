@@ -24,6 +24,7 @@ __all__ = [
     "Patch",
     "PatchCost",
     "capture_runs",
+    "first_column",
     "run_patches",
     "weigh_patches",
 ]
@@ -89,17 +90,24 @@ class CaseOutcome:
 
 @dataclass(frozen=True)
 class PatchCost:
-    """What a sweep costs: forward passes, rows of all of them, tokens with padding."""
+    """What a sweep costs: forward passes, rows of all of them, tokens with padding.
+
+    ``n_conditions`` are run, ``n_kept`` are there already.
+    """
 
     n_forwards: int = 0
     n_rows: int = 0
     n_tokens: int = 0
+    n_conditions: int = 0
+    n_kept: int = 0
 
     def __add__(self, other: PatchCost) -> PatchCost:
         return PatchCost(
             self.n_forwards + other.n_forwards,
             self.n_rows + other.n_rows,
             self.n_tokens + other.n_tokens,
+            self.n_conditions + other.n_conditions,
+            self.n_kept + other.n_kept,
         )
 
 
@@ -111,7 +119,7 @@ class _Batch:
     rows: tuple[tuple[int, int], ...]
 
 
-def _start_of(case: AlignedCase, place: Place) -> int:
+def first_column(case: AlignedCase, place: Place) -> int:
     """Return the first column whose result a patch at ``place`` can change, or that is scored."""
     touched = np.concatenate([np.flatnonzero(case.columns(place, c)) for c in (0, 1)])
     if not touched.size:
@@ -124,7 +132,7 @@ def _start_of(case: AlignedCase, place: Place) -> int:
 def _plan_batches(
     case: AlignedCase, patches: Sequence[Patch], *, batch_tokens: int
 ) -> list[_Batch]:
-    starts = [_start_of(case, patch.place) for patch in patches]
+    starts = [first_column(case, patch.place) for patch in patches]
     order = sorted(
         ((p, c) for p in range(len(patches)) for c in (0, 1)),
         key=lambda row: (starts[row[0]], patches[row[0]].layer, row),
@@ -255,7 +263,7 @@ def capture_runs(
     With them, per role, the summed log-probabilities (2,) of the completions.
     """
     prefix = _Prefix(loaded, case)
-    prefix.advance(_start_of(case, place))
+    prefix.advance(first_column(case, place))
     return _run_clean(loaded, case, prefix, given={})
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,8 @@ import torch
 from ..extract import LoadedModel
 from ..schemas import PATCH_ARMS, InvalidInputError, PatchArm, PatchMode, PatchRow, PatchSpec, Place
 from .aligned import AlignedCase
-from .patched_runs import Patch, PatchCost, Write, run_patches, weigh_patches
+from .conditions import Progress, States, run_conditions, weigh_conditions
+from .patched_runs import Patch, PatchCost, Write
 from .resampling import (
     draw_weights,
     interval_of_mean,
@@ -183,11 +185,14 @@ def weigh_sweep(
     direction: np.ndarray | None = None,
     shuffled: np.ndarray | None = None,
     batch_tokens: int = 16384,
+    states: States | None = None,
+    folder: Path | None = None,
 ) -> PatchCost:
     """Return what :func:`sweep_patches` would run, without running it."""
     plan = _prepare(loaded, cases, spec, direction, shuffled)
-    costs = [weigh_patches(case, plan.patches, batch_tokens=batch_tokens) for case in cases]
-    return sum(costs, PatchCost())
+    return weigh_conditions(
+        cases, plan.patches, batch_tokens=batch_tokens, states=states, folder=folder
+    )
 
 
 def sweep_patches(
@@ -198,7 +203,9 @@ def sweep_patches(
     direction: np.ndarray | None = None,
     shuffled: np.ndarray | None = None,
     batch_tokens: int = 16384,
-    states: Mapping[str, Mapping[tuple[str, str], np.ndarray]] | None = None,
+    states: States | None = None,
+    folder: Path | None = None,
+    progress: Progress | None = None,
 ) -> PatchResult:
     """Return what patches recover at every layer and position, beside their placebos.
 
@@ -220,27 +227,28 @@ def sweep_patches(
     states
         Per contrast id, states to use in place of captured ones; see
         :func:`~actlake.steer.patched_runs.run_patches`.
+    folder, progress
+        Where outcomes are kept as they come, and whom to tell; see
+        :func:`~actlake.steer.conditions.run_conditions`.
 
     Raises
     ------
     InvalidInputError
-        If a layer, position or arm is not to be had, or a vector does not fit the model.
+        If a layer, position or arm is not to be had, a vector does not fit the model, or the
+        folder holds outcomes of another model.
     """
     plan = _prepare(loaded, cases, spec, direction, shuffled)
-    patched = np.empty((len(plan.cells), len(cases)))
-    change = np.empty_like(patched)
-    base, source = np.empty(len(cases)), np.empty(len(cases))
-    for i, case in enumerate(cases):
-        outcome = run_patches(
-            loaded,
-            case,
-            plan.patches,
-            batch_tokens=batch_tokens,
-            states=(states or {}).get(case.contrast.id),
-        )
-        clean, patched[:, i] = outcome.differences(outcome=spec.outcome)
-        base[i], source[i] = clean["base"], clean["source"]
-        change[:, i] = outcome.change
+    found = run_conditions(
+        loaded,
+        cases,
+        plan.patches,
+        batch_tokens=batch_tokens,
+        states=states,
+        folder=folder,
+        progress=progress,
+    )
+    clean, patched = found.differences(outcome=spec.outcome)
+    base, source, change = clean["base"], clean["source"], found.change
     samples = _samples(plan.cells, cases, base, source, patched, change)
     rows = _rows(plan.cells, base, source, patched, change, loaded=loaded, spec=spec, cases=cases)
     return PatchResult(rows, samples)

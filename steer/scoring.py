@@ -273,7 +273,7 @@ def angle_degrees(
     rows: Sequence[TokenRow],
     *,
     directions: np.ndarray,
-    alphas: Sequence[float],
+    alphas: Sequence[float] | np.ndarray,
     layer: int,
     positions: str,
 ) -> np.ndarray:
@@ -283,9 +283,9 @@ def angle_degrees(
     and projection p of a residual, cos = (n² + αp) / (n √(n² + 2αp + α²)).
     """
     vectors = torch.from_numpy(np.ascontiguousarray(directions, dtype=np.float32))
-    strengths = torch.tensor(alphas, dtype=torch.float64)
+    strengths = torch.from_numpy(np.atleast_2d(np.asarray(alphas, dtype=np.float64)))
     block = find_blocks(loaded.backbone)[layer]
-    total = torch.zeros(len(vectors), len(strengths), dtype=torch.float64)
+    total = torch.zeros(len(vectors), strengths.shape[1], dtype=torch.float64)
     count = 0
     seen: list[torch.Tensor] = []
     handle = block.register_forward_hook(lambda _m, _a, out: seen.append(unwrap_hidden(out)))

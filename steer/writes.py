@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -11,14 +14,34 @@ from .operators import apply_operator
 from .patched_runs import CleanRuns, Write
 
 __all__ = [
+    "NamedWrite",
     "chosen_layers",
     "layered_vectors",
+    "name_vector",
     "random_units",
     "write_along",
     "write_full",
     "write_other_layer",
     "write_sized",
 ]
+
+
+@dataclass(frozen=True)
+class NamedWrite:
+    """A write that says what it is: where two identities are equal, so is what they write."""
+
+    identity: tuple[str | int, ...]
+    make: Write
+
+    def __call__(self, clean: CleanRuns, completion: int, mask: np.ndarray) -> torch.Tensor:
+        """Return the states (column, hidden) to put in place."""
+        return self.make(clean, completion, mask)
+
+
+def name_vector(vector: torch.Tensor) -> str:
+    """Return a short digest of a vector's numbers."""
+    array = vector.detach().cpu().numpy().astype("<f4")
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
 
 
 def chosen_layers(layers: object, *, n_layers: int) -> list[int]:
@@ -58,14 +81,14 @@ def random_units(n: int, hidden: int, *, seed: int) -> torch.Tensor:
     return torch.from_numpy(draws.astype(np.float32))
 
 
-def write_full(role: str, layer: int) -> Write:
+def write_full(role: str, layer: int) -> NamedWrite:
     """Write a run's own states."""
-    return lambda clean, c, _mask: clean.states(role, c, layer)
+    return NamedWrite(("full", role, layer), lambda clean, c, _mask: clean.states(role, c, layer))
 
 
 def write_along(
     into: str, donor: str, layer: int, vector: torch.Tensor, *, operator: str = "swap"
-) -> Write:
+) -> NamedWrite:
     """Write the donor's part in the span of ``vector`` (hidden,) or (rank, hidden), or the rest."""
     basis = vector if vector.ndim == 2 else vector[None]
 
@@ -79,12 +102,12 @@ def write_along(
             source=clean.states(donor, c, layer)[None],
         )[0]
 
-    return write
+    return NamedWrite((operator, into, donor, layer, name_vector(basis)), write)
 
 
 def write_sized(
     into: str, donor: str, layer: int, vector: torch.Tensor, *, along: torch.Tensor
-) -> Write:
+) -> NamedWrite:
     """Write a step along ``along`` as long as the swap of the coordinate ``vector`` is."""
 
     def write(clean: CleanRuns, c: int, _mask: np.ndarray) -> torch.Tensor:
@@ -92,10 +115,11 @@ def write_sized(
         delta = (clean.states(donor, c, layer) - state) @ vector.to(state.device)
         return torch.addcmul(state, delta[:, None], along.to(state.device))
 
-    return write
+    names = (name_vector(vector), name_vector(along))
+    return NamedWrite(("sized", into, donor, layer, *names), write)
 
 
-def write_other_layer(into: str, donor: str, layer: int, other: int) -> Write:
+def write_other_layer(into: str, donor: str, layer: int, other: int) -> NamedWrite:
     """Write the difference of the runs at another layer, as long as the one at this layer is."""
 
     def write(clean: CleanRuns, c: int, _mask: np.ndarray) -> torch.Tensor:
@@ -105,4 +129,4 @@ def write_other_layer(into: str, donor: str, layer: int, other: int) -> Write:
         unit = torch.nn.functional.normalize(elsewhere, dim=-1)
         return torch.addcmul(state, unit, size)
 
-    return write
+    return NamedWrite(("other_layer", into, donor, layer, other), write)

@@ -19,6 +19,7 @@ from .cli_corpus import corpus
 from .cli_doses import doses, negative, samples, task_free
 from .cli_generate import generate
 from .cli_geometry import COMPARISONS
+from .cli_patch import match, mediate, patch
 from .cli_progress import progress
 from .cli_review import review
 from .cli_runs import extract as run_extraction
@@ -26,12 +27,12 @@ from .cli_runs import probe
 from .cli_score import score
 from .cli_share import card, import_, pull, push
 from .cli_steer import generate as generate_steered
-from .cli_steer import match, mediate, patch
 from .cli_steer_score import score as score_steered
 from .cli_store import store
 from .cli_sweep import steer as run_steering
 from .cli_tables import export as export_corpus
 from .cli_tables import import_ as import_corpus
+from .cli_transfer import map_direction, steer_transfer
 from .console import emit, json_option, print_facts, say
 from .schemas.errors import ActlakeError, InvalidInputError
 
@@ -196,7 +197,7 @@ extract = ExtractGroup(
     help="Run a model over a corpus once and store its activations; check a model.",
     commands={"run": run_extraction, "check": check},
 )
-for command in COMPARISONS:
+for command in (*COMPARISONS, map_direction):
     analyze.add_command(command)
 steer = ExtractGroup(
     "steer",
@@ -206,6 +207,7 @@ steer = ExtractGroup(
         "patch": patch,
         "mediate": mediate,
         "match": match,
+        "transfer": steer_transfer,
         "generate": generate_steered,
         "score": score_steered,
     },

@@ -225,7 +225,7 @@ def store_repair(url: str, run: str, *, is_applied: bool, full: bool, as_json: b
 
 def _repair_command(found: Store, repair: RepairPlan) -> str | None:
     """Return what to run after the repair was applied, None where nothing is left to run."""
-    from .models import organism_names
+    from .models import control_names, organism_names
     from .store.command import extraction_command
 
     if repair.pull_from is not None:
@@ -235,7 +235,8 @@ def _repair_command(found: Store, repair: RepairPlan) -> str | None:
     if any(fault.kind == "plan" for fault in repair.faults):
         return "the actlake extract command that made the run"
     plan = found.read_plan(repair.run)
-    is_bundled = plan.model.name in organism_names() and plan.model.content_digest is not None
+    bundled = (*organism_names(), *control_names())
+    is_bundled = plan.model.name in bundled and plan.model.content_digest is not None
     return extraction_command(
         found,
         plan,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,6 +24,7 @@ __all__ = [
     "print_facts",
     "print_table",
     "say",
+    "show_progress",
 ]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
@@ -119,3 +122,20 @@ def parse_alphas(text: str) -> list[float]:
     except ValueError as err:
         msg = f"alphas {text!r} cannot be read; expected something like -2,-1,0,1,2"
         raise InvalidInputError(msg) from err
+
+
+@contextmanager
+def show_progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Give a bar of finished conditions on a terminal, and nothing anywhere else."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit="condition", leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show

@@ -8,11 +8,13 @@ import sys
 
 import pytest
 
-from actlake.models import organism_names, organism_path
+from actlake.models import control_names, organism_names, organism_path
 from actlake.schemas import NotFoundError
 
+BUNDLED = (*organism_names(), *control_names())
 
-@pytest.mark.parametrize("name", organism_names())
+
+@pytest.mark.parametrize("name", BUNDLED)
 def test_every_organism_is_in_the_package(name):
     folder = organism_path(name)
     present = {p.name for p in folder.iterdir()}
@@ -25,7 +27,7 @@ def test_an_unknown_name_names_the_nearest():
         organism_path("lama-organism")
 
 
-@pytest.mark.parametrize("name", organism_names())
+@pytest.mark.parametrize("name", BUNDLED)
 def test_no_file_holds_a_path_of_the_machine_that_trained_it(name):
     for path in organism_path(name).glob("*.json"):
         text = path.read_text(encoding="utf-8")
@@ -35,7 +37,7 @@ def test_no_file_holds_a_path_of_the_machine_that_trained_it(name):
         assert "/home" not in text
 
 
-@pytest.mark.parametrize("name", organism_names())
+@pytest.mark.parametrize("name", BUNDLED)
 def test_the_model_card_has_front_matter_and_the_measured_figures(name):
     folder = organism_path(name)
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -50,7 +52,7 @@ def test_the_model_card_has_front_matter_and_the_measured_figures(name):
 
 def test_organisms_share_one_tokenizer():
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        assert len({(organism_path(n) / file).read_bytes() for n in organism_names()}) == 1
+        assert len({(organism_path(n) / file).read_bytes() for n in BUNDLED}) == 1
 
 
 def test_naming_organisms_imports_no_torch():

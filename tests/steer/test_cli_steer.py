@@ -55,20 +55,32 @@ def test_patching_with_directions_fitted_on_the_way(files, tmp_path):
     # Rows run once per completion, beside the clean runs and the shared beginnings of prompts.
     assert 2 * len(samples) < cost["rows"] < 2 * len(samples) + 3 * 16
     assert json.loads((tmp_path / "patching.json").read_text())["spec"]["layers"] == [1, 2]
+    assert "Patches by layer and position" in (tmp_path / "patching.svg").read_text()
+    # What was run is kept, along the direction that was fitted then.
+    assert (cost["done"], cost["conditions"]) == (0, len(samples))
+    again = json.loads(call("steer", "patch", *args, "--dry-run"))
+    assert (again["done"], again["forwards"]) == (len(samples), 0)
+    assert json.loads(call("steer", "patch", *args)) == shown
+    more = json.loads(call("steer", "patch", *args, "--random", 4, "--dry-run"))
+    assert more["conditions"] - more["done"] == len(samples) // 7  # one more beside seven others
 
 
 def test_mediation_and_the_comparison_with_a_given_direction(files, tmp_path):
     common = [MODEL, files / "contrasts.jsonl", "--directions", files / "direction.json",
               "--layers", "2", "--random", "3", "--position", "response", "--out", tmp_path,
               "--json"]  # fmt: skip
+    assert json.loads(call("steer", "mediate", *common, "--dry-run"))["rows"] > 100
     shown = json.loads(call("steer", "mediate", *common))
     share = {r["mediator"]: r for r in shown if r["metric"] == "proportion"}
     assert share["full"]["estimate"] > 0.9
     assert 0.2 < share["coordinate"]["estimate"] < 1.1
-    assert json.loads(call("steer", "mediate", *common, "--dry-run"))["rows"] > 100
+    assert json.loads(call("steer", "mediate", *common, "--dry-run"))["rows"] == 0
     shown = json.loads(call("steer", "match", *common, "--steer-position", "response"))
     assert [r["what"] for r in shown] == ["patch", "steer", "steer - patch"]
+    assert "steering as far at response" in (tmp_path / "matched.svg").read_text()
     assert json.loads(call("steer", "match", *common, "--dry-run"))["rows"] > 50
+    cost = json.loads(call("steer", "match", *common, "--steer-position", "response", "--dry-run"))
+    assert (cost["done"], cost["rows"]) == (cost["conditions"], 0)
     assert {f.name for f in tmp_path.glob("*.json")} == {"mediation.json", "matched.json"}
 
 

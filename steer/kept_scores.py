@@ -1,0 +1,133 @@
+"""Scores of steered completions that are kept one by one, so that a sweep can be interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..extract import LoadedModel, TokenRow
+from .parts import claim_folder, commit_part, read_parts
+from .scoring import Condition, score_rows
+
+__all__ = ["missing_scores", "score_conditions"]
+
+_KEY = ["row_digest", "condition"]
+_FILE, _NOUN = "scores.json", "scores"
+_ROWS_PER_PART = 1024  # what an interruption can lose
+
+
+def score_conditions(
+    loaded: LoadedModel,
+    rows: Sequence[TokenRow],
+    conditions: Sequence[Condition],
+    *,
+    directions: np.ndarray,
+    layer: int,
+    positions: str,
+    batch_tokens: int,
+    folder: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Return what :func:`~actlake.steer.score_rows` returns, (condition,).
+
+    With a folder, scores are committed as Parquet parts, each of which appears whole or not at
+    all; those that are there are not run again.
+
+    Parameters
+    ----------
+    progress
+        Called with the conditions that are done and all of them.
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder holds scores of another model.
+    StorageError
+        If a part cannot be written.
+    """
+    given = {
+        "directions": directions,
+        "layer": layer,
+        "positions": positions,
+        "batch_tokens": batch_tokens,
+    }
+    if folder is None:
+        return score_rows(loaded, rows, conditions, **given)  # type: ignore[arg-type]
+    key = {"model": loaded.info.model_dump(mode="json")}
+    claim_folder(folder, key, file=_FILE, noun=_NOUN)
+    names = _names(rows, conditions, directions=directions, layer=layer, positions=positions)
+    known = _read(folder)
+    todo = [i for i, name in enumerate(names) if name not in known]
+    # Rows of one length share batches: parts of long and short ones would be batches of both.
+    todo.sort(key=lambda i: (rows[conditions[i].row].n_tokens, conditions[i].row))
+    for start in range(0, len(todo), _ROWS_PER_PART):
+        if progress is not None:
+            progress(len(conditions) - len(todo) + start, len(conditions))
+        chosen = todo[start : start + _ROWS_PER_PART]
+        scores = score_rows(loaded, rows, [conditions[i] for i in chosen], **given)  # type: ignore[arg-type]
+        records = [
+            {**dict(zip(_KEY, names[i], strict=True)), "score": float(score)}
+            for i, score in zip(chosen, scores, strict=True)
+        ]
+        commit_part(pd.DataFrame.from_records(records), folder, noun=_NOUN)
+        known |= {names[i]: float(score) for i, score in zip(chosen, scores, strict=True)}
+    if progress is not None:
+        progress(len(conditions), len(conditions))
+    return np.array([known[name] for name in names])
+
+
+def missing_scores(
+    rows: Sequence[TokenRow],
+    conditions: Sequence[Condition],
+    *,
+    directions: np.ndarray,
+    layer: int,
+    positions: str,
+    folder: Path | None,
+) -> list[int]:
+    """Return which conditions a folder does not hold."""
+    if folder is None:
+        return list(range(len(conditions)))
+    names = _names(rows, conditions, directions=directions, layer=layer, positions=positions)
+    known = _read(folder)
+    return [i for i, name in enumerate(names) if name not in known]
+
+
+def _read(folder: Path) -> dict[tuple[str, str], float]:
+    table = read_parts(folder, _KEY)
+    if table.empty:
+        return {}
+    columns = table[[*_KEY, "score"]].itertuples(index=False, name=None)
+    return {(digest, name): float(score) for digest, name, score in columns}
+
+
+def _names(
+    rows: Sequence[TokenRow],
+    conditions: Sequence[Condition],
+    *,
+    directions: np.ndarray,
+    layer: int,
+    positions: str,
+) -> list[tuple[str, str]]:
+    """Return what tells every condition from all others: the tokens, and what is added where."""
+    of_row = [
+        _digest(row.ids, "<i4") + _digest(row.response, "<u1") + f"/{row.n_prompt}" for row in rows
+    ]
+    of_direction = [_digest(vector, "<f4") for vector in directions]
+    return [
+        (
+            of_row[c.row],
+            # Without strength the direction says nothing.
+            json.dumps([layer, positions, of_direction[c.direction] if c.alpha else "", c.alpha]),
+        )
+        for c in conditions
+    ]
+
+
+def _digest(array: np.ndarray, dtype: str) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array, dtype=dtype).tobytes()).hexdigest()[:16]
