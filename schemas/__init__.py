@@ -23,6 +23,7 @@ from .capture import (
 )
 from .catalog import Catalog, CatalogRun
 from .claim import BlockClaim, BlockDecision
+from .cloud import FINAL_STATES, GpuWish, JobLimits, JobReport, JobState
 from .comparison import (
     ContrastSpec,
     CorrelationRow,
@@ -42,7 +43,9 @@ from .doses import DoseRow, DoseSpec, DoseVerdict
 from .errors import (
     ActlakeError,
     AlreadyExistsError,
+    BudgetSpentError,
     CancelledError,
+    CloudError,
     CorruptError,
     IncompleteError,
     InvalidInputError,
@@ -139,6 +142,7 @@ from .variant import LEXICAL_ARMS, LexicalArm, SweepPoint, VariantLog, VariantSp
 
 __all__ = [
     "CATEGORIES",
+    "FINAL_STATES",
     "LEXICAL_ARMS",
     "PATCH_ARMS",
     "RECORDS",
@@ -156,12 +160,14 @@ __all__ = [
     "BlockClaim",
     "BlockCommit",
     "BlockDecision",
+    "BudgetSpentError",
     "CancelledError",
     "CaptureSpec",
     "Catalog",
     "CatalogRun",
     "Category",
     "CellCount",
+    "CloudError",
     "ConfoundSpec",
     "Continuation",
     "Contrast",
@@ -188,8 +194,12 @@ __all__ = [
     "GenerationReport",
     "GeometryRow",
     "GeometrySpec",
+    "GpuWish",
     "IncompleteError",
     "InvalidInputError",
+    "JobLimits",
+    "JobReport",
+    "JobState",
     "JudgeSpec",
     "Judgement",
     "KeywordRules",

@@ -9,6 +9,7 @@ from .base import Record
 from .capture import CaptureSpec
 from .catalog import Catalog
 from .claim import BlockClaim, BlockDecision
+from .cloud import GpuWish, JobLimits, JobReport
 from .comparison import (
     CorrelationRow,
     CorrelationSpec,
@@ -80,6 +81,7 @@ RECORDS: tuple[type[Record], ...] = (
     MatchedRow, SteeredTextsSpec, DoseSpec, DoseRow, DoseVerdict,
     KeywordRules, ScoreSpec, ScoreSummary, JudgeSpec, Judgement, Prevalence, RaterAgreement,
     NegativeSpec, NegativeVerdict, ScenarioSpec, ScenarioVerdict, ShiftRow,
+    GpuWish, JobLimits, JobReport,
 )  # fmt: skip
 
 
