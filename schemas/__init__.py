@@ -23,6 +23,7 @@ from .capture import (
 )
 from .catalog import Catalog, CatalogRun
 from .claim import BlockClaim, BlockDecision
+from .cloud import FINAL_STATES, GpuWish, JobLimits, JobReport, JobState
 from .comparison import (
     ContrastSpec,
     CorrelationRow,
@@ -42,7 +43,9 @@ from .doses import DoseRow, DoseSpec, DoseVerdict
 from .errors import (
     ActlakeError,
     AlreadyExistsError,
+    BudgetSpentError,
     CancelledError,
+    CloudError,
     CorruptError,
     IncompleteError,
     InvalidInputError,
@@ -145,6 +148,7 @@ from .variant import LEXICAL_ARMS, LexicalArm, SweepPoint, VariantLog, VariantSp
 
 __all__ = [
     "CATEGORIES",
+    "FINAL_STATES",
     "LEXICAL_ARMS",
     "PATCH_ARMS",
     "RAW_GRID",
@@ -164,12 +168,14 @@ __all__ = [
     "BlockClaim",
     "BlockCommit",
     "BlockDecision",
+    "BudgetSpentError",
     "CancelledError",
     "CaptureSpec",
     "Catalog",
     "CatalogRun",
     "Category",
     "CellCount",
+    "CloudError",
     "ConfoundSpec",
     "Continuation",
     "Contrast",
@@ -196,8 +202,12 @@ __all__ = [
     "GenerationReport",
     "GeometryRow",
     "GeometrySpec",
+    "GpuWish",
     "IncompleteError",
     "InvalidInputError",
+    "JobLimits",
+    "JobReport",
+    "JobState",
     "JudgeSpec",
     "Judgement",
     "KeywordRules",

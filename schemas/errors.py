@@ -11,7 +11,9 @@ from typing import ClassVar
 __all__ = [
     "ActlakeError",
     "AlreadyExistsError",
+    "BudgetSpentError",
     "CancelledError",
+    "CloudError",
     "CorruptError",
     "IncompleteError",
     "InvalidInputError",
@@ -90,3 +92,16 @@ class CancelledError(ActlakeError):
 
     code = "AL900"
     exit_code = 130
+
+
+class BudgetSpentError(ActlakeError):
+    """The money or the time is spent: what was committed stays; a new budget goes on from there."""
+
+    code = "AL910"
+    exit_code = 3
+
+
+class CloudError(ActlakeError):
+    """A provider of machines refused or failed: look whether a machine still runs, and costs."""
+
+    code = "AL920"

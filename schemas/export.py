@@ -9,6 +9,7 @@ from .base import Record
 from .capture import CaptureSpec
 from .catalog import Catalog
 from .claim import BlockClaim, BlockDecision
+from .cloud import GpuWish, JobLimits, JobReport
 from .comparison import (
     CorrelationRow,
     CorrelationSpec,
@@ -82,7 +83,7 @@ RECORDS: tuple[type[Record], ...] = (
     MatchedRow, SteeredTextsSpec, DoseSpec, DoseRow, DoseVerdict, StageResult,
     KeywordRules, ScoreSpec, ScoreSummary, JudgeSpec, Judgement, Prevalence, RaterAgreement,
     NegativeSpec, NegativeVerdict, ScenarioSpec, ScenarioVerdict, ShiftRow,
-    SteerTransferSpec, SteerTransferRow, SteerTransferVerdict,
+    SteerTransferSpec, SteerTransferRow, SteerTransferVerdict, GpuWish, JobLimits, JobReport,
 )  # fmt: skip
 
 

@@ -47,17 +47,25 @@ class S3Server:
 
 
 @contextmanager
-def rclone_server() -> Iterator[S3Server]:
-    """Run ``rclone serve s3`` over a temporary folder; it ignores create-only conditions."""
+def rclone_server(
+    root: Path | None = None,
+    *,
+    key: str = "actlake-test-key",
+    secret: str = "actlake-test-secret-value",
+    read_only: bool = False,
+) -> Iterator[S3Server]:
+    """Run ``rclone serve s3`` over a folder; it ignores create-only conditions.
+
+    With ``root``, another server's folder, the same objects have a second pair of keys.
+    """
     with tempfile.TemporaryDirectory(prefix="rclone-s3-") as folder:
-        root = Path(folder) / "data"
-        (root / "bucket").mkdir(parents=True)
-        key, secret = "actlake-test-key", "actlake-test-secret-value"
+        root = root or Path(folder) / "data"
+        (root / "bucket").mkdir(parents=True, exist_ok=True)
         address = f"127.0.0.1:{free_port()}"
         command = [
             tool("rclone"), "serve", "s3", str(root), "--addr", address,
             "--auth-key", f"{key},{secret}", "--config", str(Path(folder) / "rclone.conf"),
-            "--cache-dir", str(Path(folder) / "cache"),
+            "--cache-dir", str(Path(folder) / "cache"), *(["--read-only"] if read_only else []),
         ]  # fmt: skip
         with _process(command, log=Path(folder) / "log") as process:
             endpoint = f"http://{address}"

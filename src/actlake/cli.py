@@ -15,6 +15,7 @@ import click
 from ._version import __version__
 from .cli_analyze import analyze
 from .cli_check import ExtractGroup, check
+from .cli_cloud import cloud
 from .cli_corpus import corpus
 from .cli_doses import doses, negative, samples, task_free
 from .cli_generate import generate
@@ -213,7 +214,7 @@ steer = ExtractGroup(
     },
 )
 for command in (
-    analyze, corpus, doses, extract, negative, probe, progress, samples, score, steer, store,
+    analyze, cloud, corpus, doses, extract, negative, probe, progress, samples, score, steer, store,
     task_free,
 ):  # fmt: skip
     cli.add_command(command)

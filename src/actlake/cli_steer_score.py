@@ -198,6 +198,6 @@ def _vectors(folder: Path, table: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _separation(path: Path | None, *, method: str, layer: int) -> float | None:
-    from .cli_steer import _read_directions as read_directions
+    from .cli_patch import read_directions
 
     return None if path is None else read_directions(path).get(method, layer=layer).norm

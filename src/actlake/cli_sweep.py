@@ -84,7 +84,7 @@ def steer(
     \b
     Example: actlake steer run store llama-3-8b --model meta-llama/Meta-Llama-3-8B-Instruct
     """
-    from .cli_steer import _read_directions as read_directions
+    from .cli_patch import read_directions
     from .schemas import SteerSpec
     from .stages import Results
     from .steering import steer_stage, weigh_steering
