@@ -47,8 +47,9 @@ def map_directions(
     """Return the source's direction as directions of the target, beside the target's own.
 
     Both directions are differences of means over the training pairs (all pairs where no split is
-    named), the maps are fitted on anchors that these pairs do not use. A steering vector maps as
-    v_B = M v_A with h_B ≈ M h_A + c (SCIENCE §5). The set holds the target's own direction
+    named), the maps are fitted on neutral texts, which these pairs do not use, unless
+    ``spec.anchors`` says ``train``. A steering vector maps as v_B = M v_A with h_B ≈ M h_A + c
+    (SCIENCE §5). The set holds the target's own direction
     (method ``diff_means``) and, for every map, ``mapped-MAP``, ``random_source-MAP-I``,
     ``permuted_anchors-MAP-I`` and ``random_orthogonal-I``: see
     :class:`~actlake.schemas.MappedFrom`.

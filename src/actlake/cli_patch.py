@@ -212,6 +212,8 @@ def _fit_name(cases: list[AlignedCase], place: int | str) -> str:
 def show_cost(cost: PatchCost, *, as_json: bool) -> None:
     """Print what a sweep would run, and how much of it is there already."""
     facts = {"forwards": cost.n_forwards, "rows": cost.n_rows, "tokens": cost.n_tokens}
+    if cost.n_rows and not cost.n_forwards:  # rows were counted alone
+        del facts["forwards"]
     if cost.n_conditions or cost.n_kept:
         facts |= {"conditions": cost.n_conditions + cost.n_kept, "done": cost.n_kept}
     emit(facts, as_json=as_json, show=lambda: print_facts(facts))
