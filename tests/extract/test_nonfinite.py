@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from actlake.analyze import pca_run
@@ -20,6 +22,7 @@ from actlake.extract import (
     load_model,
     plan_extraction,
 )
+from actlake.extract.assembly import _is_finite
 from actlake.extract.pipeline import stream_blocks
 from actlake.schemas import (
     CaptureSpec,
@@ -185,6 +188,25 @@ def test_batches_that_ran_in_halves_are_noted(tmp_path, folder):
     assert halved == engine.n_halved > 0
     found = CliRunner().invoke(cli, ["store", "info", str(tmp_path / "store"), "r", "--json"])
     assert json.loads(found.stdout)["halved_batches"] == halved
+
+
+@given(
+    data=st.data(),
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 3), st.integers(1, 70)),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    value=st.sampled_from([float("nan"), float("inf"), -float("inf")]),
+)
+def test_one_value_that_is_not_finite_shows_wherever_it_lies(data, shape, dtype, value):
+    n_tokens, n_layers, hidden = shape
+    largest = torch.finfo(dtype).max
+    # As tokens lie in memory: layer by layer, and large values of either sign beside it.
+    values = torch.full((n_layers, n_tokens, hidden), largest, dtype=dtype).transpose(0, 1)
+    values[::2] *= -1
+    assert _is_finite(values)
+    at = tuple(data.draw(st.integers(0, n - 1)) for n in shape)
+    values[at] = value
+    assert not _is_finite(values)
+    assert not _is_finite(values.contiguous())
 
 
 def test_a_sum_that_overflows_has_no_token_to_name(folder):
