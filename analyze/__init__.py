@@ -29,6 +29,7 @@ from .directions import (
 )
 from .geometry_run import GeometryResult, geometry_run, save_geometry_result
 from .maps import AffineMap, AnchorMaps, carry_probe, carry_vector
+from .memory import memory_needed
 from .nullrun import NullResult, null_run
 from .readouts import RandomResult, random_run
 from .results import (
@@ -50,7 +51,7 @@ from .streamed import (
     streamed_lda,
     streamed_ridge,
 )
-from .streaming import memory_needed, project_rows, spread_over_tokens, stream_statistics
+from .streaming import project_rows, spread_over_tokens, stream_statistics
 from .suite import probe_run
 from .transfer_run import transfer_run
 
