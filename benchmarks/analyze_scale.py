@@ -327,7 +327,7 @@ def bench_cluster(figures: dict[str, Any]) -> None:
         ):
             passes = {
                 name: partial(
-                    stream_statistics, array, **keys, then=trace, task_bytes="16MiB",
+                    stream_statistics, array, **keys, then=trace,
                     scheduler=cluster.scheduler_address,
                 )
                 for name, cluster in (("one", one), ("two", two))
