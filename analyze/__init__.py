@@ -30,6 +30,7 @@ from .directions import (
 from .geometry_run import GeometryResult, geometry_run, save_geometry_result
 from .mapped_directions import map_directions
 from .maps import AffineMap, AnchorMaps, carry_probe, carry_vector
+from .memory import memory_needed
 from .nullrun import NullResult, null_run
 from .placebos import orthogonal_direction, placebo_directions
 from .readouts import RandomResult, random_run
@@ -52,7 +53,7 @@ from .streamed import (
     streamed_lda,
     streamed_ridge,
 )
-from .streaming import memory_needed, project_rows, spread_over_tokens, stream_statistics
+from .streaming import project_rows, spread_over_tokens, stream_statistics
 from .suite import probe_run
 from .transfer_run import transfer_run
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
+import numpy as np
 import xarray as xr
+from dask.delayed import delayed
 
 from ..schemas import NotFoundError, Pool, Site, array_name, near_names, span_of
 
@@ -61,6 +63,15 @@ def _span_pools(ds: xr.Dataset) -> list[str]:
     return sorted(pool for pool in found if span_of(pool) is not None)
 
 
-def layer_values(ds: xr.Dataset, name: str, at: int) -> xr.Variable:
-    """Return layer number ``at`` of an array as a lazy variable, without its coordinates."""
-    return ds[name].transpose("text", "layer", ...).variable.isel(layer=at)
+def layer_values(ds: xr.Dataset, name: str, at: int) -> Any:  # noqa: ANN401
+    """Return layer number ``at`` of an array, dims (text, hidden), to be read by a delayed task.
+
+    Handed to a task as a whole, a Dask array of one chunk would be copied once more.
+    """
+    layer = ds[name].transpose("text", "layer", ...).variable.isel(layer=at)
+    if not layer.chunks:
+        return layer
+    blocks = layer.data.to_delayed()
+    if blocks.shape[1:].count(1) != blocks.ndim - 1:
+        return layer
+    return blocks.item() if blocks.size == 1 else delayed(np.concatenate)(blocks.ravel().tolist())

@@ -18,7 +18,7 @@ SINGLE_ROWS = 128  # fewer rows are quickly done in double precision
 SPARE = 16  # eigenvectors more than asked for: what those mix up lies mostly among themselves
 MIXED = 1e-3  # largest error of the Gram matrix, as a share of the last eigenvalue of interest
 EPSILON = float(np.finfo(np.float32).eps)
-STEP_ROWS = 64  # in float64 at a time, so that they stay in the cache
+STEP_ROWS = 64  # projected at a time, so that they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,16 @@ class PrincipalAxes:
         return result
 
     def project(self, x: NDArray[Any]) -> Floats:
-        """Return the coordinates of ``x`` (text, hidden), dims (text, component)."""
-        result = np.empty((len(x), len(self.axes)))
+        """Return the coordinates of ``x`` (text, hidden), dims (text, component).
+
+        The products of float32 rows are in float32: their differences have no more digits.
+        """
+        kind = np.float32 if x.dtype == np.float32 else np.float64
+        mean, axes = self.mean.astype(kind), self.axes.astype(kind)
+        result = np.empty((len(x), len(axes)))
         for start in range(0, len(x), STEP_ROWS):
             rows = slice(start, start + STEP_ROWS)
-            centred = np.subtract(x[rows], self.mean, dtype=np.float64)
-            result[rows] = centred @ self.axes.T
+            result[rows] = np.subtract(x[rows], mean, dtype=kind) @ axes.T
         return result
 
 

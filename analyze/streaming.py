@@ -25,81 +25,18 @@ from numpy.typing import NDArray
 from ..schemas import InvalidInputError, NotFoundError, digest_json, parse_size
 from .auroc import Floats
 from .kept import load_statistics, save_statistics
+from .memory import N_LANES, memory_needed
 from .schedule import Progress, one_blas_thread, run_tasks
 from .statistics import STEP_ROWS, Statistics, block_statistics, merge_statistics
 
 __all__ = [
-    "MemoryNeed",
-    "memory_needed",
     "project_rows",
     "spread_over_tokens",
     "stream_statistics",
 ]
 
 Ints = NDArray[np.int64]
-FLOAT64 = 8
 DEFAULT_TASK = "32MiB"
-N_LANES = 4
-TEMPORARIES = 2  # one step of rows in float64, and what is made of it
-
-
-@dataclass(frozen=True)
-class MemoryNeed:
-    """Bytes that a pass needs beside the interpreter: of one job, of all that is held at once."""
-
-    job: int
-    held: int
-    n_workers: int
-
-    @property
-    def total(self) -> int:
-        """Jobs that run at once, and the statistics that wait to be merged."""
-        return self.n_workers * self.job + self.held
-
-    def sentence(self) -> str:
-        """Return the need in words."""
-        return (
-            f"{self.total / 2**20:.0f} MiB: {self.n_workers} jobs at once of "
-            f"{self.job / 2**20:.0f} MiB, and {self.held / 2**20:.0f} MiB of statistics"
-        )
-
-
-def memory_needed(
-    *,
-    hidden: int,
-    rows_per_job: int,
-    n_workers: int,
-    n_parts: int = 1,
-    n_cells: int = 0,
-    itemsize: int = 4,
-    n_lanes: int = N_LANES,
-) -> MemoryNeed:
-    """Return the memory of :func:`stream_statistics`, an upper bound.
-
-    Parameters
-    ----------
-    hidden, itemsize
-        Width of the array and bytes of one number of it.
-    rows_per_job
-        Rows that a job reads.
-    n_workers
-        Jobs that run at once in this process (on a cluster: in one worker).
-    n_parts, n_cells
-        Parts have a (hidden, hidden) scatter each, cells a mean of (hidden,).
-    n_lanes
-        Chains whose statistics wait to be merged.
-    """
-    statistics = FLOAT64 * (n_parts * hidden * hidden + n_cells * hidden)
-    steps = TEMPORARIES * FLOAT64 * min(STEP_ROWS, rows_per_job) * hidden
-    reading = 2 * rows_per_job * hidden * itemsize  # decoded, and as it comes off the codec
-    if rows_per_job > STEP_ROWS:
-        steps += FLOAT64 * hidden * hidden  # the scatter of one step
-    at_once = min(n_workers, n_lanes)
-    return MemoryNeed(
-        job=reading + steps + 2 * statistics,  # of what came before and of the block
-        held=n_lanes * statistics,
-        n_workers=at_once,
-    )
 
 
 def spread_over_tokens(
@@ -161,8 +98,9 @@ def stream_statistics(
     memory_limit
         Refuse before anything is read if :func:`memory_needed` is above it.
     cache
-        Folder where the statistics of finished layers are kept, and taken from: resuming is
-        running it again. Workers of a cluster must see the same folder.
+        Folder where the statistics of finished layers, and of finished lanes of an unfinished
+        one, are kept and taken from: resuming is running it again. Workers of a cluster must see
+        the same folder.
     identity
         What the array holds, such as the run's content digest and the array's name: with the
         parts, cells and targets it keys the cache.
@@ -175,7 +113,7 @@ def stream_statistics(
     NotFoundError
         If a layer is missing.
     CancelledError
-        If ``cancel`` was set; finished layers are in the cache.
+        If ``cancel`` was set; finished layers and lanes are in the cache.
     """
     rows, of_layer, hidden_dim = _dims(array)
     n_rows, hidden = array.sizes[rows], array.sizes[hidden_dim]
@@ -215,9 +153,16 @@ def stream_statistics(
         if path is not None and path.is_file():
             tasks.append(delayed(_finish_kept)(str(path), then))
             continue
-        lanes = []
-        for lane in np.array_split(np.arange(len(spans)), min(n_lanes, len(spans))):
+        lanes, kept = [], []
+        for at_lane, lane in enumerate(
+            np.array_split(np.arange(len(spans)), min(n_lanes, len(spans)))
+        ):
             state: Any = None
+            if path is not None:
+                kept.append(str(path.with_name(f"{path.stem}-lane-{at_lane}.npz")))
+                if Path(kept[-1]).is_file():
+                    lanes.append(delayed(load_statistics)(kept[-1]))
+                    continue
             for k in lane:
                 state = delayed(_job)(
                     state,
@@ -225,11 +170,11 @@ def stream_statistics(
                     shared[k],
                     where=f"layer {layer}, rows {spans[k].start} to {spans[k].stop - 1}",
                 )
-            lanes.append(state)
+            lanes.append(state if path is None else delayed(_keep)(state, kept[-1]))
         merged = lanes[0]
         for lane in lanes[1:]:
             merged = delayed(_merge)(merged, lane)
-        tasks.append(delayed(_finish)(merged, then, None if path is None else str(path)))
+        tasks.append(delayed(_finish)(merged, then, None if path is None else str(path), kept))
     results = run_tasks(tasks, scheduler=scheduler, progress=progress, cancel=cancel)
     return dict(zip(chosen, results, strict=True))
 
@@ -266,9 +211,21 @@ def _merge(a: Statistics, b: Statistics) -> Statistics:
     return merge_statistics(a, b)
 
 
-def _finish(found: Statistics, then: Callable[[Statistics], Any] | None, path: str | None) -> Any:  # noqa: ANN401
+def _keep(found: Statistics, path: str) -> Statistics:
+    save_statistics(found, path)
+    return found
+
+
+def _finish(
+    found: Statistics,
+    then: Callable[[Statistics], Any] | None,
+    path: str | None,
+    lanes: Sequence[str] = (),
+) -> Any:  # what ``then`` makes of them  # noqa: ANN401
     if path is not None:
         save_statistics(found, path)
+    for lane in lanes:  # the layer has them now
+        Path(lane).unlink(missing_ok=True)
     with one_blas_thread():
         return found if then is None else then(found)
 

@@ -26,7 +26,7 @@ from actlake.store import create_store, open_run, plan_token_axis, rows_within_m
 RUN, ARRAY = "tokens", "resid_post_tokens"
 N_TEXTS = 400
 KEYWORD = 1  # the token id of keywords, of which every tenth token is one
-BLOCK_BYTES = 128 * 2**20
+BLOCK_BYTES = 512 * 2**20  # of a writer, and so that little of its last chunks is padding
 TEST_OF = 4  # every fourth pair is held out
 
 

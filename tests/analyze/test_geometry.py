@@ -72,6 +72,8 @@ def test_single_precision_is_used_where_it_costs_no_digits(options, single):
     _, exact, axes = np.linalg.svd(x - mean, full_matrices=False)
     np.testing.assert_allclose(np.sqrt(found.variance * (len(x) - 1)), exact[:30], rtol=1e-5)
     np.testing.assert_allclose(np.abs((found.axes * axes[:30]).sum(axis=1)), 1, atol=1e-5)
+    coordinates = (x - mean) @ found.axes.T
+    np.testing.assert_allclose(found.project(x), coordinates, atol=1e-5 * exact[0])
     assert found.effective_rank == pytest.approx(effective_rank(exact**2), rel=1e-5)
     assert found.total_variance == pytest.approx((exact**2).sum() / (len(x) - 1), rel=1e-6)
 

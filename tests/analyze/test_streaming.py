@@ -10,12 +10,12 @@ import pytest
 import xarray as xr
 
 from actlake.analyze.kept import load_statistics, save_statistics
+from actlake.analyze.memory import memory_needed
 from actlake.analyze.schedule import run_tasks
 from actlake.analyze.statistics import block_statistics
 from actlake.analyze.streamed import repool, streamed_axes, streamed_diff_means, streamed_lda
 from actlake.analyze.streaming import (
     _Lazy,
-    memory_needed,
     project_rows,
     spread_over_tokens,
     stream_statistics,
@@ -212,6 +212,36 @@ def test_a_cancelled_pass_stops_and_goes_on_from_what_was_kept(tmp_path):
     assert len(list(tmp_path.glob("*.npz"))) == 4
     with pytest.raises(InvalidInputError, match="identity of what is read"):
         stream_statistics(array, **{**options, "identity": ""})
+
+
+def test_a_pass_goes_on_from_the_lanes_of_an_unfinished_layer(tmp_path):
+    array, text, label = tokens()
+    cancel = threading.Event()
+    options = {
+        **keys(text, label), "then": summary, "cache": tmp_path, "identity": "digest name",
+        "task_bytes": 500, "scheduler": "synchronous", "layers": [3],
+    }  # fmt: skip
+
+    def progress(done, total):
+        if len(list(tmp_path.glob("*-lane-*.npz"))) == 2:
+            cancel.set()
+
+    with pytest.raises(CancelledError):
+        stream_statistics(array, **options, progress=progress, cancel=cancel)
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+    read = []
+
+    def note(block):
+        read.append(block.shape)
+        return block
+
+    noted = array.copy()
+    noted.data = array.data.map_blocks(note, dtype=array.dtype, meta=array.data._meta)
+    found = stream_statistics(noted, **options)
+    assert 0 < len(read) < array.data.numblocks[0]
+    equal(found[3], stream_statistics(array, **{**options, "cache": None})[3])
+    assert [path.name for path in tmp_path.glob("*-lane-*")] == []
+    assert len(list(tmp_path.glob("*.npz"))) == 1
 
 
 def test_statistics_survive_their_file(tmp_path):
