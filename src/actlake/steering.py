@@ -27,12 +27,25 @@ if TYPE_CHECKING:
 __all__ = ["steer_stage", "weigh_steering"]
 
 
-def _probe_digest(results: Results, run: str) -> str:
-    key = results.key(run, "probe")
-    if key is None:
+def _stage_key(
+    store: Store,
+    run: str,
+    results: Results,
+    *,
+    spec: SteerSpec,
+    capture: CaptureSpec,
+    against: Sequence[Direction],
+) -> dict[str, Any]:
+    """Return everything that the sweeps of a run are made from."""
+    probed = results.key(run, "probe")
+    if probed is None:
         msg = f"run {run!r} has no probe results in {results.folder}: run `actlake probe` first"
         raise NotFoundError(msg)
-    return str(key["digest"])
+    key = stage_key(content_digest(store, run), steer=spec, capture=capture)
+    key["probe"] = str(probed["digest"])
+    if against:
+        key["against"] = digest_json([one.to_dict() for one in against])
+    return key
 
 
 def steer_stage(
@@ -62,10 +75,7 @@ def steer_stage(
     NotFoundError
         If the run has not been probed, so that there is no direction.
     """
-    key = stage_key(content_digest(store, run), steer=spec, capture=capture)
-    key["probe"] = _probe_digest(results, run)
-    if against:
-        key["against"] = digest_json([one.to_dict() for one in against])
+    key = _stage_key(store, run, results, spec=spec, capture=capture, against=against)
 
     def make(folder: Path) -> None:
         sweeps = prepare_sweeps(
@@ -152,12 +162,16 @@ def weigh_steering(
 ) -> dict[str, Any]:
     """Return what :func:`steer_stage` would run: forward passes, rows, tokens, by part.
 
-    No weights are read. Conditions that are kept from before are left out where the layers are
-    known; where they are still to be chosen, any have the same cost.
+    No weights are read. Nothing is left of a stage that is done. Conditions that are kept from
+    before are left out where the layers are known; where they are still to be chosen, any have
+    the same cost.
     """
     from .steer import PatchCost, choose_pairs, weigh_direction, weigh_layers, weigh_prompts
 
-    _probe_digest(results, run)
+    key = _stage_key(store, run, results, spec=spec, capture=capture, against=against)
+    done = results.key(run, "steer")
+    if done is not None and done.get("digest") == digest_json(key):
+        return {"forwards": 0, "rows": 0, "tokens": 0, "layers": "done"}
     sweeps = prepare_sweeps(
         store, run, results, model=model, revision=revision, spec=spec, capture=capture,
         device=device, attn_implementation=None, batch_tokens=batch_tokens, against=against,
