@@ -34,7 +34,7 @@ _out_option = click.option(
 )
 
 
-@click.command()
+@click.command("run")
 @click.argument("model")
 @click.option("--corpus", required=True, help="A JSONL file of texts, or bundled:demo.")
 @click.option("--store", "store_url", required=True, help="Folder or fsspec URL of the store.")
@@ -286,7 +286,7 @@ def probe(
     emit(summary, as_json=as_json, show=lambda: print_facts(summary))
 
 
-@click.command()
+@click.command("run")
 @click.argument("store_url", metavar="STORE")
 @click.argument("run")
 @click.option("--model", required=True, help="The model of the run: hub id, folder, bundled:NAME.")
