@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 DEMO ?= actlake-demo
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help demo test test-slow test-torch-free test-oracle test-vllm lint format clean
+.PHONY: help demo test test-slow test-torch-free test-oracle test-vllm docs lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -19,7 +19,7 @@ $(VENV)/stamp-base: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/stamp-test: $(VENV)/stamp-base
-	$(PIP) -e '.[extract,report,test,lint]'
+	$(PIP) -e '.[extract,report,test,lint,docs]'
 	@touch $@
 
 demo: $(VENV)/stamp-base ## run the bundled study offline and write its report
@@ -53,6 +53,9 @@ test-vllm: export VLLM_CPU_KVCACHE_SPACE = 1
 test-vllm: ## test the vLLM engine with vLLM for the CPU
 	python=$$(sh tests/environment.sh vllm tests/vllm/requirements.txt $(PYTHON)) && "$$python" -m pytest -o timeout=900 tests/vllm $(ARGS)
 
+docs: $(VENV)/stamp-test ## build the documentation into site/, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site
+
 lint: $(VENV)/stamp-test ## check style, imports and types
 	$(BIN)/ruff check src/actlake/*/ src tests benchmarks
 	$(BIN)/ruff format --check src/actlake/*/ src tests benchmarks
@@ -66,4 +69,4 @@ bench-%: $(VENV)/stamp-test ## run benchmarks/NAME.py; the last line is one JSON
 	$(BIN)/python benchmarks/$(subst -,_,$*).py
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .venv-newest $(DEMO) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest $(DEMO) site dist build .pytest_cache .mypy_cache .ruff_cache

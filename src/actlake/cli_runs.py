@@ -33,7 +33,7 @@ _out_option = click.option(
 )
 
 
-@click.command()
+@click.command("run")
 @click.argument("model")
 @click.option("--corpus", required=True, help="A JSONL file of texts, or bundled:demo.")
 @click.option("--store", "store_url", required=True, help="Folder or fsspec URL of the store.")

@@ -37,7 +37,7 @@ def read_commands(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as err:
         msg = f"the commands in {path} cannot be read: {err}"
         raise InvalidInputError(msg) from err
-    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
+    lines = re.sub(r"[ \t]*\\\n\s*", " ", text).splitlines()
     commands = [
         line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")
     ]
