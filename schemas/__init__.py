@@ -1,5 +1,6 @@
 """The typed records of everything that actlake writes or is configured with."""
 
+from .ablation import AblationFinding, AblationRow, AblationSpec, AblationWay, Readout
 from .analysis import (
     AnalysisPart,
     AnalyzeSpec,
@@ -143,6 +144,10 @@ __all__ = [
     "PATCH_ARMS",
     "RECORDS",
     "RUBRIC_LEVELS",
+    "AblationFinding",
+    "AblationRow",
+    "AblationSpec",
+    "AblationWay",
     "ActlakeError",
     "Agreement",
     "AlreadyExistsError",
@@ -227,6 +232,7 @@ __all__ = [
     "PulledPart",
     "RandomSpec",
     "RaterAgreement",
+    "Readout",
     "Reason",
     "Record",
     "Reliability",

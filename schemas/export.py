@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .ablation import AblationRow, AblationSpec
 from .analysis import AnalyzeSpec
 from .base import Record
 from .capture import CaptureSpec
@@ -79,7 +80,8 @@ RECORDS: tuple[type[Record], ...] = (
     AnalyzeSpec, Contrast, PatchSpec, PatchRow, MediateSpec, MediationRow, MatchedSpec,
     MatchedRow, SteeredTextsSpec, DoseSpec, DoseRow, DoseVerdict,
     KeywordRules, ScoreSpec, ScoreSummary, JudgeSpec, Judgement, Prevalence, RaterAgreement,
-    NegativeSpec, NegativeVerdict, ScenarioSpec, ScenarioVerdict, ShiftRow,
+    NegativeSpec, NegativeVerdict, ScenarioSpec, ScenarioVerdict, ShiftRow, AblationRow,
+    AblationSpec,
 )  # fmt: skip
 
 
