@@ -1,5 +1,6 @@
 """Analyses of opened runs on the CPU: probes, baselines, geometry, transfer, statistics."""
 
+from .ablation import AblationResult, ablation_run, save_ablation
 from .auroc import (
     Difference,
     Interval,
@@ -59,6 +60,7 @@ from .transfer_run import transfer_run
 
 __all__ = [
     "PARTS",
+    "AblationResult",
     "AffineMap",
     "AnchorMaps",
     "ConfoundResult",
@@ -73,6 +75,7 @@ __all__ = [
     "ProbeResult",
     "RandomResult",
     "Statistics",
+    "ablation_run",
     "analyze_run",
     "auroc",
     "auroc_columns",
@@ -115,6 +118,7 @@ __all__ = [
     "random_run",
     "repool",
     "rsa",
+    "save_ablation",
     "save_directions",
     "save_geometry_result",
     "save_part",

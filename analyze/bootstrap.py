@@ -16,6 +16,7 @@ __all__ = [
     "bootstrap_d_prime",
     "draw_pair_weights",
     "percentile_interval",
+    "wins",
     "within_fold_auroc",
 ]
 
@@ -38,7 +39,7 @@ def draw_pair_weights(scenario: NDArray[np.str_], *, n_draws: int, seed: int) ->
     return weights
 
 
-def _wins(scores: Floats) -> NDArray[np.float32]:
+def wins(scores: Floats) -> NDArray[np.float32]:
     """Return 1, ½ or 0 for every positive text against every negative one; dims (pair, pair)."""
     positive, negative = scores[0][:, None], scores[1][None, :]
     won = np.greater(positive, negative).astype(np.float32)
@@ -61,9 +62,9 @@ def within_fold_auroc(scores: Floats, fold: NDArray[np.int64]) -> float:
     ``scores`` has dims (arm, pair). Unlike the AUROC of pooled out-of-fold scores it compares
     no two folds with each other.
     """
-    wins = _wins(scores)
+    won = wins(scores)
     inside = [
-        wins[np.ix_(members, members)].mean(dtype=np.float64)
+        won[np.ix_(members, members)].mean(dtype=np.float64)
         for members in (np.flatnonzero(fold == name) for name in np.unique(fold))
     ]
     return float(np.mean(inside))
@@ -78,7 +79,7 @@ def bootstrap_auroc(
     """
     n_pairs = scores.shape[1]
     share = 1 / n_pairs**2 if fold is None else _same_fold(fold)
-    kernel = (_wins(scores) * share).astype(np.float32)
+    kernel = (wins(scores) * share).astype(np.float32)
     result: Floats = np.einsum("bp,bp->b", weights @ kernel, weights).astype(np.float64)
     return result
 

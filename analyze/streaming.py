@@ -30,7 +30,11 @@ from .schedule import Progress, one_blas_thread, run_tasks
 from .statistics import STEP_ROWS, Statistics, block_statistics, merge_statistics
 
 __all__ = [
+    "LazyRows",
+    "array_dims",
+    "lazy_rows",
     "project_rows",
+    "row_spans",
     "spread_over_tokens",
     "stream_statistics",
 ]
@@ -115,7 +119,7 @@ def stream_statistics(
     CancelledError
         If ``cancel`` was set; finished layers and lanes are in the cache.
     """
-    rows, of_layer, hidden_dim = _dims(array)
+    rows, of_layer, hidden_dim = array_dims(array)
     n_rows, hidden = array.sizes[rows], array.sizes[hidden_dim]
     lengths = {len(parts), n_rows if cells is None else len(cells)}
     lengths.add(n_rows if targets is None else len(targets))
@@ -125,7 +129,7 @@ def stream_statistics(
     if cache is not None and not identity:
         msg = "a cache needs the identity of what is read, such as the run's content digest"
         raise InvalidInputError(msg)
-    spans = _spans(array, rows, hidden, task_bytes=task_bytes)
+    spans = row_spans(array, rows, hidden, task_bytes=task_bytes)
     widest = max(span.stop - span.start for span in spans)
     need = memory_needed(
         hidden=hidden,
@@ -180,8 +184,8 @@ def stream_statistics(
 
 
 @dataclass(frozen=True)
-class _Lazy:
-    """A part of an array that a job reads by itself, so that nothing is read ahead."""
+class LazyRows:
+    """A part of an array (row, hidden) that a job reads by itself: nothing is read ahead."""
 
     variable: xr.Variable
 
@@ -195,7 +199,7 @@ class _Lazy:
         return values
 
 
-def _job(state: Statistics | None, block: _Lazy, groups: Any, *, where: str) -> Statistics:  # noqa: ANN401
+def _job(state: Statistics | None, block: LazyRows, groups: Any, *, where: str) -> Statistics:  # noqa: ANN401
     """Read one row-block and add its statistics to those that came before."""
     parts, cells, targets = groups
     with one_blas_thread():
@@ -242,7 +246,8 @@ def _bytes(size: int | str) -> int:
     return size if isinstance(size, int) else parse_size(size)
 
 
-def _dims(array: xr.DataArray) -> tuple[str, str, str]:
+def array_dims(array: xr.DataArray) -> tuple[str, str, str]:
+    """Return the dims of rows, layers and hidden; raise InvalidInputError where it has others."""
     if array.ndim != 3 or array.dims[2] != "hidden" or "layer" not in str(array.dims[1]):
         msg = (
             f"expected an array with dims (token, layer, hidden) or (text, layer, hidden), got "
@@ -265,7 +270,7 @@ def _layer_places(array: xr.DataArray, dim: str, layers: Sequence[int] | None) -
     return there if layers is None else {layer: there[layer] for layer in layers}
 
 
-def _spans(array: xr.DataArray, rows: str, hidden: int, *, task_bytes: int | str) -> list[slice]:
+def row_spans(array: xr.DataArray, rows: str, hidden: int, *, task_bytes: int | str) -> list[slice]:
     """Return the rows of every job: whole row-blocks, as many as ``task_bytes`` allows."""
     n = array.sizes[rows]
     most = max(1, _bytes(task_bytes) // (hidden * array.dtype.itemsize))
@@ -284,12 +289,16 @@ def _spans(array: xr.DataArray, rows: str, hidden: int, *, task_bytes: int | str
     return [*spans, slice(start, stop)]
 
 
-def _lazy(array: xr.DataArray, where: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """Return a delayed part of ``array`` with no more of its graph than it needs."""
+def lazy_rows(array: xr.DataArray, where: Mapping[str, Any]) -> LazyRows:
+    """Return a part of ``array`` to be read later, with no more of its graph than it needs."""
     block = array.variable.isel(where)
     if block.chunks:
         block = block.copy(data=optimize(block.data)[0])  # type: ignore[no-untyped-call]
-    return delayed(_Lazy(block), traverse=False)
+    return LazyRows(block)
+
+
+def _lazy(array: xr.DataArray, where: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    return delayed(lazy_rows(array, where), traverse=False)
 
 
 def _key(identity: str, *values: object) -> str:
@@ -319,8 +328,8 @@ def project_rows(
     a hundred random ablations included, without another read. ``directions`` are dims
     (hidden, direction) by layer. NaN rows stay NaN.
     """
-    rows, of_layer, hidden_dim = _dims(array)
-    spans = _spans(array, rows, array.sizes[hidden_dim], task_bytes=task_bytes)
+    rows, of_layer, hidden_dim = array_dims(array)
+    spans = row_spans(array, rows, array.sizes[hidden_dim], task_bytes=task_bytes)
     places = _layer_places(array, of_layer, list(directions))
     tasks = [
         delayed(_project)(
@@ -335,7 +344,7 @@ def project_rows(
     return {layer: np.concatenate(results[k * n : (k + 1) * n]) for k, layer in enumerate(places)}
 
 
-def _project(block: _Lazy, directions: Floats) -> NDArray[np.float32]:
+def _project(block: LazyRows, directions: Floats) -> NDArray[np.float32]:
     values = block.read()
     with one_blas_thread():
         steps = [

@@ -99,16 +99,16 @@ def make_variants(
             table = {k: v for lexicon in lexica for k, v in lexicon.table.items()}
             edited = [_replace(t.response, table, keywords) for t in originals]
             _add(made, arm, originals, edited, spec)
-        elif arm == "random_words_removed":
+        elif arm in {"random_words_removed", "random_like_data_driven"}:
+            matched = keywords if arm == "random_words_removed" else _learned(made, originals, spec)
             for draw in range(spec.n_draws):
                 edited = [
-                    _remove_random(t, keywords, frequency, Random(f"{spec.seed} {draw} {t.id}"))
+                    _remove_random(t, matched, frequency, Random(f"{spec.seed} {draw} {t.id}"))
                     for t in originals
                 ]
                 _add(made, f"{arm}-{draw:03d}", originals, edited, spec)
         elif arm == "data_driven":
-            made.removed, made.sweep, made.reached = sweep_words(originals, spec=spec)
-            gone = frozenset(made.removed)
+            gone = _learned(made, originals, spec)
             _add(made, arm, originals, [(_remove(t.response, gone), 0) for t in originals], spec)
         else:
             _add(made, arm, originals, _insert(originals, lexica, seed=spec.seed), spec)
@@ -117,6 +117,13 @@ def make_variants(
         msg = f"the corpus has variants already, the first is {min(taken)!r}; vary the originals"
         raise InvalidInputError(msg)
     return made
+
+
+def _learned(made: Variants, originals: Sequence[Text], spec: VariantSpec) -> frozenset[str]:
+    """Return the words of the data-driven arm, learned when they are first asked for."""
+    if not made.sweep:
+        made.removed, made.sweep, made.reached = sweep_words(originals, spec=spec)
+    return frozenset(made.removed)
 
 
 def _bow(texts: Sequence[Text], spec: VariantSpec) -> float:
@@ -177,7 +184,7 @@ def _replace(
 def _remove_random(
     text: Text, keywords: AbstractSet[str], frequency: Mapping[str, int], rng: Random
 ) -> tuple[Edited, int]:
-    """Return the text without as many content words as it has keywords, of like frequency.
+    """Return the text without as many content words as it has of ``keywords``, of like frequency.
 
     For each keyword in turn, a content word that is none is drawn with a probability that falls
     with the distance of their log frequencies in the corpus.

@@ -4,6 +4,7 @@ from .appending import append_texts, settings_of
 from .batching import order_texts, pack_batches
 from .blocks import find_blocks, replace_hidden, unwrap_hidden
 from .capture import PooledCapture, PoolMasks
+from .characters import add_token_characters
 from .checks import Check, check_model
 from .costs import estimate_run
 from .engine import Engine, TransformersEngine
@@ -32,6 +33,7 @@ __all__ = [
     "TransformersEngine",
     "VllmEngine",
     "Worker",
+    "add_token_characters",
     "append_texts",
     "chat_messages",
     "check_model",

@@ -366,10 +366,16 @@ def _coords(rows: Sequence[TokenRow], layers: Sequence[int]) -> dict[str, np.nda
 
 
 def _token_masks(rows: Sequence[TokenRow]) -> dict[str, np.ndarray]:
-    """Return which of all tokens are of a response, and which are special, (token,) bool."""
+    """Return which of all tokens are of a response, and which are special, (token,) bool.
+
+    And the characters of the response that each holds, (token,) int32, −1 where it holds none.
+    """
+    chars = np.concatenate([row.chars for row in rows])
     return {
         "token_response": np.concatenate([row.response for row in rows]),
         "token_special": np.concatenate([row.special for row in rows]),
+        "token_start": chars[:, 0],
+        "token_stop": chars[:, 1],
     }
 
 

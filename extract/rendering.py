@@ -21,7 +21,9 @@ class TokenRow:
 
     ``ids`` (token,) int32; ``special`` and ``response`` (token,) bool. ``response`` covers every
     token that holds a character of the response; ``n_total`` counts before truncation. ``spans``
-    are masks like ``response``, of the tokens that overlap the text's spans of a name.
+    are masks like ``response``, of the tokens that overlap the text's spans of a name. ``chars``
+    (token, 2) int32 are [start, stop) in the characters of the text's response, −1 of a token
+    that holds none of them, and of all where the text brought its ids along.
     """
 
     text: Text
@@ -30,6 +32,7 @@ class TokenRow:
     response: npt.NDArray[np.bool_]
     n_total: int
     spans: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    chars: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int32))
 
     @property
     def n_tokens(self) -> int:
@@ -182,7 +185,8 @@ def _take_ids(text: Text, *, n_vocabulary: int, special_ids: npt.NDArray[np.int3
         raise InvalidInputError(msg)
     special = np.isin(ids, special_ids)
     answer = np.arange(len(ids)) >= (text.response_start or 0)
-    return TokenRow(text, ids, special, answer & ~special, len(ids))
+    chars = np.full((len(ids), 2), -1, dtype=np.int32)
+    return TokenRow(text, ids, special, answer & ~special, len(ids), chars=chars)
 
 
 def _cut(row: TokenRow, limit: int) -> TokenRow:
@@ -192,6 +196,7 @@ def _cut(row: TokenRow, limit: int) -> TokenRow:
         special=row.special[:limit],
         response=row.response[:limit],
         spans={name: mask[:limit] for name, mask in row.spans.items()},
+        chars=row.chars[:limit],
     )
 
 
@@ -218,7 +223,9 @@ def _locate(
         & response
         for name, parts in (text.spans or {}).items()
     }
-    return TokenRow(text, array, special, response, len(array), named)
+    chars = np.clip(spans - first, 0, len(text.response)).astype(np.int32)
+    chars[~response] = -1
+    return TokenRow(text, array, special, response, len(array), named, chars)
 
 
 def _overlapping(offsets: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 """The typed records of everything that actlake writes or is configured with."""
 
+from .ablation import AblationFinding, AblationRow, AblationSpec, AblationWay, Readout
 from .analysis import (
     AnalysisPart,
     AnalyzeSpec,
@@ -155,6 +156,10 @@ __all__ = [
     "RECORDS",
     "RUBRIC_LEVELS",
     "SEPARATION_GRID",
+    "AblationFinding",
+    "AblationRow",
+    "AblationSpec",
+    "AblationWay",
     "ActlakeError",
     "Agreement",
     "AlreadyExistsError",
@@ -249,6 +254,7 @@ __all__ = [
     "PulledPart",
     "RandomSpec",
     "RaterAgreement",
+    "Readout",
     "Reason",
     "Record",
     "Reliability",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .ablation import AblationRow, AblationSpec
 from .analysis import AnalyzeSpec
 from .base import Record
 from .capture import CaptureSpec
@@ -82,8 +83,9 @@ RECORDS: tuple[type[Record], ...] = (
     AnalyzeSpec, Contrast, PatchSpec, PatchRow, MediateSpec, MediationRow, MatchedSpec,
     MatchedRow, SteeredTextsSpec, DoseSpec, DoseRow, DoseVerdict, StageResult,
     KeywordRules, ScoreSpec, ScoreSummary, JudgeSpec, Judgement, Prevalence, RaterAgreement,
-    NegativeSpec, NegativeVerdict, ScenarioSpec, ScenarioVerdict, ShiftRow,
-    SteerTransferSpec, SteerTransferRow, SteerTransferVerdict, GpuWish, JobLimits, JobReport,
+    NegativeSpec, NegativeVerdict, ScenarioSpec, ScenarioVerdict, ShiftRow, AblationRow,
+    AblationSpec, SteerTransferSpec, SteerTransferRow, SteerTransferVerdict, GpuWish, JobLimits,
+    JobReport,
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ LexicalArm = Literal[
     "keywords_replaced",
     "random_words_removed",
     "data_driven",
+    "random_like_data_driven",
     "keywords_inserted",
 ]
 LEXICAL_ARMS: tuple[LexicalArm, ...] = (
@@ -23,6 +24,7 @@ LEXICAL_ARMS: tuple[LexicalArm, ...] = (
     "keywords_replaced",
     "random_words_removed",
     "data_driven",
+    "random_like_data_driven",
     "keywords_inserted",
 )
 
@@ -30,9 +32,10 @@ LEXICAL_ARMS: tuple[LexicalArm, ...] = (
 class VariantSpec(Record):
     """Which lexical arms are made (SCIENCE §3); all of them change both classes.
 
-    ``n_draws`` is the draws of ``random_words_removed``, each a variant of its own. The sweep of
-    ``data_driven`` removes the ``k_first`` words with the highest train log-odds, then twice as
-    many, until a bag of words with scenarios held out falls to ``bow_target``.
+    ``n_draws`` is the draws of ``random_words_removed``, each a variant of its own, matched to the
+    keywords, and of ``random_like_data_driven``, matched to the words of ``data_driven``. The
+    sweep of ``data_driven`` removes the ``k_first`` words with the highest train log-odds, then
+    twice as many, until a bag of words with scenarios held out falls to ``bow_target``.
     """
 
     encoding_type: ClassVar[str] = "actlake-variant-spec"

@@ -16,7 +16,8 @@ __all__ = ["check_plan", "static_arrays"]
 
 _NAME = re.compile(r"^[a-z][a-z0-9_]{0,79}$")
 _TOKEN_MASKS = ("token_response", "token_special")
-_TOKEN_DATA = {"token_id", "token_offset", *_TOKEN_MASKS}
+_TOKEN_CHARS = ("token_start", "token_stop")
+_TOKEN_DATA = {"token_id", "token_offset", *_TOKEN_MASKS, *_TOKEN_CHARS}
 _NUMBERS = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float32", "float64",
@@ -111,7 +112,7 @@ def _token_arrays(
     if not {"token_id", "token_offset"} <= set(token_data) <= _TOKEN_DATA:
         msg = (
             f"run {plan.run!r}: token_data needs 'token_id' and 'token_offset', and may have "
-            f"'token_response' and 'token_special', got {sorted(token_data)}"
+            f"{', '.join(repr(n) for n in _TOKEN_MASKS + _TOKEN_CHARS)}, got {sorted(token_data)}"
         )
         raise InvalidInputError(msg)
     masks = [
@@ -122,6 +123,7 @@ def _token_arrays(
     if any(mask.values.dtype != bool for mask in masks):
         msg = f"run {plan.run!r}: {', '.join(_TOKEN_MASKS)} must be bool"
         raise InvalidInputError(msg)
+    masks += _token_chars(plan, token_data)
     ids = StaticArray("token_id", "token", np.asarray(token_data["token_id"]))
     offsets = StaticArray("token_offset", "text_edge", np.asarray(token_data["token_offset"]))
     arrays = [_checked(ids, size=plan.n_tokens), _checked(offsets, size=plan.n_texts + 1)]
@@ -135,10 +137,41 @@ def _token_arrays(
     if plan.token_axis is None:
         return [*arrays, *masks]
     stored = [
-        StaticArray(m.name, "token", to_stored_rows(plan.token_axis, m.values, fill=False))
+        StaticArray(
+            m.name,
+            "token",
+            to_stored_rows(
+                plan.token_axis, m.values, fill=PADDING if m.name in _TOKEN_CHARS else False
+            ),
+        )
         for m in masks
     ]
     return [*_padded(plan, ids=ids.values, offsets=edges), *stored]
+
+
+def _token_chars(
+    plan: RunPlan, token_data: Mapping[str, np.ndarray[Any, Any]]
+) -> list[StaticArray]:
+    """Return the characters of each token as they were given: both ends or none."""
+    given = [name for name in _TOKEN_CHARS if name in token_data]
+    if not given:
+        return []
+    if len(given) < len(_TOKEN_CHARS):
+        msg = f"run {plan.run!r}: {' and '.join(_TOKEN_CHARS)} belong together, got {given[0]}"
+        raise InvalidInputError(msg)
+    start, stop = (
+        _checked(StaticArray(name, "token", np.asarray(token_data[name])), size=plan.n_tokens)
+        for name in _TOKEN_CHARS
+    )
+    wrong = (start.values < PADDING) | (stop.values < start.values)
+    wrong |= (start.values < 0) != (stop.values < 0)
+    if start.values.dtype != np.int32 or stop.values.dtype != np.int32 or wrong.any():
+        msg = (
+            f"run {plan.run!r}: {' and '.join(_TOKEN_CHARS)} need int32 with 0 <= start <= stop, "
+            f"or {PADDING} in both"
+        )
+        raise InvalidInputError(msg)
+    return [start, stop]
 
 
 def _padded(

@@ -238,7 +238,9 @@ class Store:
             The software and hardware that writes.
         token_data
             ``token_id`` (token,) and ``token_offset`` (text + 1,); where given,
-            ``token_response`` and ``token_special`` (token,) bool.
+            ``token_response`` and ``token_special`` (token,) bool, and ``token_start`` and
+            ``token_stop`` (token,) int32: [start, stop) in the characters of the response, −1
+            of a token that holds none of them.
 
         Raises
         ------

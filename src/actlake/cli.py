@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from ._version import __version__
+from .cli_ablation import ablation
 from .cli_analyze import analyze
 from .cli_check import ExtractGroup, check
 from .cli_cloud import cloud
@@ -198,7 +199,7 @@ extract = ExtractGroup(
     help="Run a model over a corpus once and store its activations; check a model.",
     commands={"run": run_extraction, "check": check},
 )
-for command in (*COMPARISONS, map_direction):
+for command in (*COMPARISONS, map_direction, ablation):
     analyze.add_command(command)
 steer = ExtractGroup(
     "steer",

@@ -15,7 +15,7 @@ from actlake.analyze.schedule import run_tasks
 from actlake.analyze.statistics import block_statistics
 from actlake.analyze.streamed import repool, streamed_axes, streamed_diff_means, streamed_lda
 from actlake.analyze.streaming import (
-    _Lazy,
+    LazyRows,
     project_rows,
     spread_over_tokens,
     stream_statistics,
@@ -115,7 +115,7 @@ def test_what_a_job_read_is_not_kept(tmp_path):
     )
     lazy = xr.open_zarr(tmp_path / "x.zarr", chunks=None, consolidated=False)["x"]
     part = lazy.variable.isel(token=slice(0, 50), token_layer=1)
-    block = _Lazy(part)
+    block = LazyRows(part)
     np.testing.assert_array_equal(block.read(), array.values[:50, 1])
     assert not part._in_memory
     options = {**keys(text, label), "then": summary}

@@ -298,9 +298,9 @@ def test_the_command_writes_originals_variants_and_the_log(tmp_path):
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     value = json.loads(done.stdout)
-    assert len(value["bow_auroc"]) == 7
+    assert len(value["bow_auroc"]) == 9
     texts = read_jsonl(tmp_path / "v.jsonl")
-    assert len(texts) == 48 * 7
+    assert len(texts) == 48 * 9
     entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert {e["text"] for e in entries} == {t.id for t in texts if t.parent}
     bad = CliRunner().invoke(

@@ -17,6 +17,7 @@ from actlake.corpus import corpus_info, write_jsonl
 from actlake.extract import (
     TransformersEngine,
     Worker,
+    add_token_characters,
     extract_run,
     extraction_environment,
     load_model,
@@ -26,7 +27,13 @@ from actlake.extract import (
 )
 from actlake.extract.costs import memory_needed
 from actlake.extract.pipeline import stream_blocks
-from actlake.schemas import CaptureSpec, ExtractSpec, InvalidInputError, NumericalError
+from actlake.schemas import (
+    CaptureSpec,
+    ExtractSpec,
+    InvalidInputError,
+    NotFoundError,
+    NumericalError,
+)
 from actlake.store import create_store, finite_texts, open_run, verify_run
 from actlake.store.block_writer import BlockWriter
 from actlake.store.command import extraction_command
@@ -111,6 +118,42 @@ def test_coordinates_say_which_token_is_which(stored, folder):
         assert dataset["token_special"].values[span].tolist() == row.special.tolist()
         assert (dataset["token_text"].values[span] == i).all()
         assert dataset["token_position"].values[span].tolist() == list(range(row.n_tokens))
+
+
+def test_characters_are_found_again_for_a_run_that_lacks_them(tmp_path, folder):
+    store = create_store(tmp_path / "store")
+    extract(store, folder)
+    dataset = open_run(store, "r").compute()
+    bare = dataset.drop_vars(["token_start", "token_stop"])
+    options = {"model": str(folder), "capture": store.read_plan("r").capture}
+    again = add_token_characters(bare, TEXTS, **options)
+    for name in ("token_start", "token_stop"):
+        assert again[name].values.tolist() == dataset[name].values.tolist()
+    other = bare.assign_coords(token_id=("token", dataset["token_id"].values[::-1]))
+    with pytest.raises(InvalidInputError, match="makes other tokens of it than the run has"):
+        add_token_characters(other, TEXTS, **options)
+    with pytest.raises(NotFoundError, match="are not in the corpus"):
+        add_token_characters(bare, TEXTS[1:], **options)
+
+
+@pytest.mark.parametrize("render", ["chat", "plain"])
+def test_the_characters_of_the_tokens_spell_the_response(tmp_path, folder, render):
+    store = create_store(tmp_path / "store")
+    extract(store, folder, capture=CAPTURE.model_copy(update={"render": render}))
+    assert verify_run(store, "r", full=True).ok
+    dataset = open_run(store, "r").compute()
+    by_id = {text.id: text for text in TEXTS}
+    for name, span in token_rows(dataset):
+        response = by_id[name].response
+        start, stop = (dataset[n].values[span] for n in ("token_start", "token_stop"))
+        inside = dataset["token_response"].values[span]
+        assert ((start >= 0) == inside).all()
+        assert ((stop >= 0) == inside).all()
+        held = np.zeros(len(response), dtype=bool)
+        for a, b in zip(start[inside], stop[inside], strict=True):
+            held[a:b] = True
+        # Tokenizers leave out the space before a word, or do not.
+        assert all(held[i] for i, character in enumerate(response) if character.isalpha())
 
 
 @pytest.mark.parametrize(("n_texts", "chunk_size"), [(5, 1), (24, 5), (24, 24), (24, "2kB")])
