@@ -225,8 +225,8 @@ def verdict_table(rows: pd.DataFrame, *, chosen_k: int | None) -> pd.DataFrame:
         best = group[group["way"] == "reextracted"]
         best = group if best.empty else best
         # The pool that carries most of the contrast speaks for a subset.
-        leading = int(best["before_estimate"].astype(float).to_numpy().argmax())
-        overall.append(best.iloc[leading].copy())
+        place = int(best["before_estimate"].astype(float).to_numpy().argmax())
+        overall.append(best.iloc[place].copy())
         overall[-1]["way"] = "all"
     whole = pd.concat([pd.DataFrame(overall), table], ignore_index=True)
     return whole[list(VERDICT_COLUMNS)]
