@@ -102,7 +102,8 @@ def _noise(moved: np.ndarray, block: int, *, n_layers: int, hidden: int) -> np.n
 
 def _ids(n_tokens: int) -> np.ndarray:
     """Return token ids: every tenth token is the keyword."""
-    return (np.arange(n_tokens) % 10 == 0).astype(np.int32)
+    ids: np.ndarray = (np.arange(n_tokens) % 10 == 0).astype(np.int32)
+    return ids
 
 
 def open_token_run(folder: Path) -> tuple[xr.DataArray, dict[str, Any]]:
