@@ -130,7 +130,7 @@ def _mixed_axes(
     return axes, ritz[::-1][:n_components].clip(min=0), trace, squared
 
 
-def _leading(gram: Floats, k: int) -> tuple[Floats, Floats]:
+def _leading(gram: NDArray[Any], k: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the ``k`` largest eigenvalues of a symmetric matrix, descending, and vectors."""
     n = len(gram)
     if 2 * k < n:

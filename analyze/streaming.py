@@ -157,7 +157,8 @@ def stream_statistics(
         if path is not None and path.is_file():
             tasks.append(delayed(_finish_kept)(str(path), then))
             continue
-        lanes, kept = [], []
+        lanes: list[Any] = []
+        kept: list[str] = []
         for at_lane, lane in enumerate(
             np.array_split(np.arange(len(spans)), min(n_lanes, len(spans)))
         ):

@@ -257,7 +257,7 @@ def run_stream(
     folder: Path, what: str, *, seconds: float | None = None
 ) -> tuple[float, dict[str, Any]]:
     """Return the peak memory of a fresh process, MiB, and what it found."""
-    limit = {} if seconds is None else {"BENCH_SECONDS": str(max(1, seconds))}
+    limit: dict[str, str] = {} if seconds is None else {"BENCH_SECONDS": str(max(1, seconds))}
     done = subprocess.run(
         [sys.executable, "-c", _CHILD.format(root=str(ROOT)), str(folder), what],
         stdout=subprocess.PIPE, text=True, check=True,
