@@ -57,7 +57,7 @@ def check(engine, loaded, prompts, interventions):
     made = engine.generate(*prompts, interventions, max_new_tokens=N_NEW)
     assert texts(made) == until_end(tokens, end_ids(loaded))
     seen = engine.first_logprobs(*prompts, interventions)
-    torch.testing.assert_close(seen, first, rtol=1e-4, atol=2e-4)
+    torch.testing.assert_close(seen, first, rtol=0, atol=5e-5)
     return first
 
 

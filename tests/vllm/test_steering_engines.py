@@ -41,12 +41,12 @@ def texts(made):
     return [row.ids.tolist() for row in made]
 
 
-def check(engine, loaded, prompts, interventions, *, limit=2e-4):
+def check(engine, loaded, prompts, interventions, *, limit=5e-5):
     tokens, first = oracle(loaded, *prompts, interventions, n_new=N_NEW)
     made = engine.generate(*prompts, interventions, max_new_tokens=N_NEW)
     assert texts(made) == until_end(tokens, end_ids(loaded))
     seen = engine.first_logprobs(*prompts, interventions)
-    torch.testing.assert_close(seen, first, rtol=1e-4, atol=limit)
+    torch.testing.assert_close(seen, first, rtol=0, atol=limit)
 
 
 def all_at_once(loaded, prompts):
@@ -131,7 +131,7 @@ def test_steered_keys_and_values_are_never_shared(loaded):
             assert texts(made) == until_end(tokens, ends)
             n_cached = engine.n_cached - before
             seen = engine.first_logprobs(*prompts, interventions)
-            torch.testing.assert_close(seen, first, rtol=1e-4, atol=2e-4)
+            torch.testing.assert_close(seen, first, rtol=0, atol=5e-5)
             return texts(made), n_cached
 
         clean, n_cached = run([])
@@ -171,7 +171,7 @@ def test_organisms_in_heads_that_vllm_has(name, tmp_path):
                 wanted = intervention(
                     loaded, *prompts, operator, phase="all", site=site, layers=(0, 2)
                 )
-                check(engine, loaded, prompts, [wanted], limit=5e-4)
+                check(engine, loaded, prompts, [wanted])
 
 
 @pytest.mark.parametrize("name", ["gemma2", "qwen2", "olmo2", "gpt2", "neox"])
@@ -183,11 +183,11 @@ def test_other_architectures(name, tmp_path):
     engine = VllmSteering(loaded, longest=64, batch_tokens=16)
     with engine.ready():
         assert set(engine.sites) == set(SITES) - ({"resid_mid"} if name == "neox" else set())
-        check(engine, loaded, (ids, attended), [])
+        check(engine, loaded, (ids, attended), [], limit=1e-3)
         for operator in OPERATORS:
             for site in engine.sites:
                 wanted = intervention(loaded, ids, attended, operator, phase="all", site=site)
-                check(engine, loaded, (ids, attended), [wanted], limit=5e-4)
+                check(engine, loaded, (ids, attended), [wanted], limit=1e-3)
 
 
 def test_a_state_written_at_the_last_block_gives_its_own_logits(loaded):
