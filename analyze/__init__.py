@@ -12,7 +12,7 @@ from .auroc import (
     delong_covariance,
     paired_bound,
 )
-from .battery import PARTS, PartResult, analyze_run, load_part, save_part
+from .battery import PARTS, PartResult, analyze_parts, analyze_run, load_part, save_part
 from .behaviour import correlate_scores
 from .compare import compare_probes, compare_scores
 from .components import pca_run
@@ -28,6 +28,7 @@ from .directions import (
     score_direction,
 )
 from .geometry_run import GeometryResult, geometry_run, save_geometry_result
+from .jobs import JobCache
 from .maps import AffineMap, AnchorMaps, carry_probe, carry_vector
 from .nullrun import NullResult, null_run
 from .readouts import RandomResult, random_run
@@ -63,6 +64,7 @@ __all__ = [
     "Difference",
     "GeometryResult",
     "Interval",
+    "JobCache",
     "Moments",
     "NullResult",
     "PartResult",
@@ -70,6 +72,7 @@ __all__ = [
     "ProbeResult",
     "RandomResult",
     "Statistics",
+    "analyze_parts",
     "analyze_run",
     "auroc",
     "auroc_columns",

@@ -10,12 +10,19 @@ import pandas as pd
 import pytest
 from distributed import LocalCluster
 
+from actlake.analyze import JobCache, analyze_parts
 from actlake.analyze.geometry_run import geometry_run
 from actlake.analyze.similarity_run import similarity_run
 from actlake.analyze.streamed import streamed_axes, streamed_diff_means
 from actlake.analyze.streaming import stream_statistics
 from actlake.analyze.transfer_run import transfer_run
-from actlake.schemas import CancelledError, GeometrySpec, SimilaritySpec, TransferSpec
+from actlake.schemas import (
+    AnalyzeSpec,
+    CancelledError,
+    GeometrySpec,
+    SimilaritySpec,
+    TransferSpec,
+)
 from actlake.store import create_store, open_runs
 from tests.analyze.stored import ARRAY, write_run
 
@@ -61,6 +68,35 @@ def analyses(scheduler):
 def test_a_cluster_gives_the_tables_of_threads(runs, cluster, name):
     here, there = (analyses(scheduler)[name](runs) for scheduler in ("threads", cluster))
     pd.testing.assert_frame_equal(here, there)
+
+
+def test_parts_on_a_cluster_are_those_of_threads_and_are_kept_here(
+    runs, cluster, synthetic_run, tmp_path
+):
+    """The layers are computed by processes that read S3; their results are kept by this one."""
+    texts = synthetic_run(n_neutral=12, hidden=12, strength=2.0, n_test_scenarios=2).texts
+    spec = AnalyzeSpec.parse(
+        {"probe": {"methods": ["diff_means", "logistic"], "n_bootstrap": 5, "n_reliability": 2,
+                   "c_grid": [0.01, 1.0]},
+         "random": {"n_directions": 9}, "nulls": {"n_draws": 9}},
+        where="test",
+    )  # fmt: skip
+    cache, told, said = JobCache(tmp_path, "content"), [], []
+    here = analyze_parts(runs["a"], texts, spec=spec, scheduler="threads")
+    there = analyze_parts(
+        runs["a"], texts, spec=spec, scheduler=cluster, cache=cache, say=said.append,
+        progress=lambda *at: told.append(at),
+    )  # fmt: skip
+    assert told == [(1, 2), (2, 2)]
+    assert "a job on a worker" in said[0]
+    assert len(list(tmp_path.rglob("*.npz"))) == 2 * len(here)
+    kept = analyze_parts(runs["a"], texts, spec=spec, scheduler="tcp://127.0.0.1:9", cache=cache)
+    for part, result in here.items():
+        for name in ("rows", "bands", "null", "scores"):
+            if hasattr(result, name):
+                expected = getattr(result, name)
+                pd.testing.assert_frame_equal(getattr(there[part], name), expected)
+                pd.testing.assert_frame_equal(getattr(kept[part], name), expected)
 
 
 def finished(statistics):
