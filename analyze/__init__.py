@@ -13,7 +13,7 @@ from .auroc import (
     delong_covariance,
     paired_bound,
 )
-from .battery import PARTS, PartResult, analyze_run, load_part, save_part
+from .battery import PARTS, PartResult, analyze_parts, analyze_run, load_part, save_part
 from .behaviour import correlate_scores
 from .compare import compare_probes, compare_scores
 from .components import pca_run
@@ -29,9 +29,9 @@ from .directions import (
     score_direction,
 )
 from .geometry_run import GeometryResult, geometry_run, save_geometry_result
+from .jobs import JobCache
 from .mapped_directions import map_directions
 from .maps import AffineMap, AnchorMaps, carry_probe, carry_vector
-from .memory import memory_needed
 from .nullrun import NullResult, null_run
 from .placebos import orthogonal_direction, placebo_directions
 from .readouts import RandomResult, random_run
@@ -47,6 +47,7 @@ from .results import (
 from .similarity import debiased_cka, rsa
 from .similarity_run import similarity_run
 from .statistics import Moments, Statistics, block_statistics, merge_statistics
+from .stream_memory import memory_needed
 from .streamed import (
     repool,
     streamed_axes,
@@ -68,6 +69,7 @@ __all__ = [
     "Difference",
     "GeometryResult",
     "Interval",
+    "JobCache",
     "Moments",
     "NullResult",
     "PartResult",
@@ -76,6 +78,7 @@ __all__ = [
     "RandomResult",
     "Statistics",
     "ablation_run",
+    "analyze_parts",
     "analyze_run",
     "auroc",
     "auroc_columns",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
@@ -16,25 +17,44 @@ from ..schemas import (
     InvalidInputError,
     NotFoundError,
     Text,
+    digest_json,
     near_names,
 )
 from .compare import compare_probes
-from .confounds import ConfoundResult, confound_part, confound_tables
-from .design import Design, make_design
-from .nullrun import NullResult, null_part, null_tables
-from .parts import Part, run_parts
-from .readouts import RandomResult, random_part, random_tables
+from .confounds import ConfoundPart, ConfoundResult, confound_part, confound_tables
+from .design import Design, dataset_digest, make_design
+from .jobs import JobCache, Jobs
+from .layer import ProbePart
+from .memory import pooled_memory
+from .nullrun import NullPart, NullResult, null_part, null_tables
+from .parts import FAILURES, Failure, Part, run_parts
+from .readouts import RandomPart, RandomResult, random_part, random_tables
 from .results import ProbeResult, load_probe_result, save_probe_result
+from .schedule import Progress
 from .suite import probe_part, probe_tables
-from .table import plain_strings, write_table
+from .table import add_origin, plain_strings, write_table
 
-__all__ = ["PARTS", "PartResult", "analyze_run", "load_part", "save_part"]
+__all__ = [
+    "PARTS",
+    "PartResult",
+    "analyze_parts",
+    "analyze_run",
+    "load_part",
+    "save_part",
+]
 
 PartResult: TypeAlias = ProbeResult | RandomResult | NullResult | ConfoundResult
 Layers: TypeAlias = dict[tuple[str, int], Any]
 
 PARTS: tuple[AnalysisPart, ...] = get_args(AnalysisPart)
 FORMATS = ("parquet", "csv")
+RECORDS: dict[AnalysisPart, tuple[type, ...]] = {
+    "probe": ProbePart.records,
+    "generators": ProbePart.records,
+    "random": RandomPart.records,
+    "nulls": NullPart.records,
+    "confounds": ConfoundPart.records,
+}
 
 
 def analyze_run(
@@ -73,32 +93,118 @@ def analyze_run(
     NotFoundError
         If a site, a pool or a text of the corpus is missing.
     """
+    results = analyze_parts(ds, texts, spec=spec, parts=parts, site=site, scheduler=scheduler)
+    found: dict[AnalysisPart, PartResult] = {}
+    for name, result in results.items():
+        if isinstance(result, Failure):
+            raise result.error
+        found[name] = result
+    return found
+
+
+def analyze_parts(
+    ds: xr.Dataset,
+    texts: Sequence[Text],
+    *,
+    spec: AnalyzeSpec,
+    parts: Sequence[AnalysisPart] = PARTS,
+    site: str | None = None,
+    scheduler: str | None = None,
+    progress: Progress | None = None,
+    cancel: Event | None = None,
+    cache: JobCache | None = None,
+    memory_limit: int | str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[AnalysisPart, PartResult | Failure]:
+    """Return the results of ``parts``, of each that failed the :class:`Failure` that says why.
+
+    What fails in one part leaves the others their results. Otherwise as :func:`analyze_run`.
+
+    Parameters
+    ----------
+    ds, texts, spec, parts, site, scheduler
+        See :func:`analyze_run`.
+    progress, cancel
+        See :func:`run_tasks`; progress counts layers of pools.
+    cache
+        Where finished layers are kept: a call that was stopped goes on, and a spec that names
+        more pools computes those alone.
+    memory_limit
+        Most memory, in bytes or such as ``4GiB``: fewer layers run at once to stay within it.
+    say
+        Told the expected memory before anything is read.
+
+    Raises
+    ------
+    InvalidInputError
+        If a part is unknown, or one layer alone needs more than ``memory_limit``.
+    CancelledError
+        If ``cancel`` was set; finished layers are in the cache.
+    """
     unknown = sorted({*parts} - {*PARTS})
     if unknown or not parts:
         near = near_names(unknown[0], list(PARTS)) if unknown else ""
         msg = f"unknown parts {unknown}{near}; expected some of {list(PARTS)}"
         raise InvalidInputError(msg)
-    design = make_design(ds, texts, spec=spec.probe, site=site)
+    results: dict[AnalysisPart, PartResult | Failure] = {}
+    try:
+        design = make_design(ds, texts, spec=spec.probe, site=site)
+    except FAILURES as err:
+        return dict.fromkeys(dict.fromkeys(parts), Failure(err))
     work: dict[AnalysisPart, Part] = {}
     finish: dict[AnalysisPart, Callable[[Layers], PartResult]] = {}
     for name in dict.fromkeys(parts):
         if name == "generators" and n_generators(design) < 2:
             continue
-        work[name], finish[name] = _prepare(name, design, texts, spec, site=site)
-    if not work:
-        return {}
-    found = run_parts(
-        ds,
-        list(work.values()),
-        design.table,
-        site=design.site,
-        pools=design.pools,
-        scheduler=scheduler,
-    )
-    return {
-        name: finish[name]({cell: of[at] for cell, of in found.items()})
-        for at, name in enumerate(work)
-    }
+        try:
+            work[name], finish[name] = _prepare(name, design, texts, spec, site=site)
+        except FAILURES as err:
+            results[name] = Failure(err)
+    if work:
+        need = pooled_memory(design, list(work.values()), spec)
+        n_workers = need.workers_within(memory_limit, scheduler=scheduler)
+        say(need.sentence(n_workers))
+        kept = None if cache is None else [_jobs(cache, name, design, spec) for name in work]
+        found = run_parts(
+            ds,
+            list(work.values()),
+            design.table,
+            site=design.site,
+            pools=design.pools,
+            scheduler=scheduler,
+            progress=progress,
+            cancel=cancel,
+            jobs=kept,
+            n_workers=n_workers,
+            failures=True,
+        )
+        for at, name in enumerate(work):
+            results[name] = _finished({cell: of[at] for cell, of in found.items()}, finish[name])
+        for name, jobs in zip(work, kept or (), strict=False):
+            if cache is not None and not isinstance(results[name], Failure):
+                cache.keep_only(jobs, name)
+    return {name: results[name] for name in dict.fromkeys(parts) if name in results}
+
+
+def _finished(layers: Layers, finish: Callable[[Layers], PartResult]) -> PartResult | Failure:
+    """Return the result of a part from its layers, or the first failure of one."""
+    failed = [of for of in layers.values() if isinstance(of, Failure)]
+    if failed:
+        return failed[0]
+    try:
+        return finish(layers)
+    except FAILURES as err:
+        return Failure(err)
+
+
+def _jobs(cache: JobCache, name: AnalysisPart, design: Design, spec: AnalyzeSpec) -> Jobs:
+    """Return the kept layers of a part: of these texts, this site and spec, whatever the pools."""
+    specs = {key: of.to_dict() for key, of in spec.of(name).items()}
+    specs["probe"] = {key: value for key, value in specs["probe"].items() if key != "pools"}
+    texts = digest_json([design.table.texts.tolist(), design.table.neutral.tolist()])
+    responses = dataset_digest(design.table, design.responses)
+    key = {"site": design.site, "texts": texts, "responses": responses, "specs": specs}
+    return cache.jobs(name, key, records=RECORDS[name])
 
 
 def n_generators(design: Design) -> int:
@@ -143,6 +249,7 @@ def save_part(result: PartResult, folder: str | Path) -> Path:
         save_probe_result(result, target)
         comparisons = _compare(result)
         if comparisons is not None:
+            comparisons = add_origin(comparisons, result.rows)
             write_table(comparisons, target, name="comparisons", formats=FORMATS)
     elif isinstance(result, RandomResult):
         write_table(result.bands, target, name="random", formats=FORMATS)

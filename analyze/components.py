@@ -73,12 +73,14 @@ def pca_run(
     results = run_tasks(list(tasks.values()), scheduler=scheduler)
     origin = dataset_provenance(ds)
     who = {"run": origin["run"], "model": origin["model"], "site": chosen}
+    origin = {name: value for name, value in origin.items() if name not in who}
     tidy = {name: np.asarray(ds[name].values).astype(str)[shown] for name in POINT_COORDS}
     rows: list[dict[str, Any]] = []
     for (pool, layer), (components, _) in zip(tasks, results, strict=True):
         place = who | {"pool": pool, "layer": layer, "depth": relative_depth(layer, ds)}
         rows.extend(
-            place | part | {"fitted_on": fitted_on, "n_texts": fit_rows.size} for part in components
+            place | part | {"fitted_on": fitted_on, "n_texts": fit_rows.size} | origin
+            for part in components
         )
     frame = pd.DataFrame(rows).astype(
         dict.fromkeys(("depth", "explained_variance_ratio", "cosine_with_probe"), "float64")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -54,6 +54,8 @@ class ConfoundLayer:
 @dataclass(frozen=True)
 class ConfoundPart:
     """The control concepts and the deconfounded probe of a layer."""
+
+    records: ClassVar[tuple[type, ...]] = (ConfoundLayer,)
 
     folds: tuple[Fold, ...]
     fold_of_pair: np.ndarray[Any, np.dtype[np.int64]]

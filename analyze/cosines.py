@@ -209,7 +209,7 @@ def _jackknife(first: Contrast, second: Contrast, gram: Floats, *, cosine: float
     left_out = _cosines(*deleted_weights(first, second), gram)
     finite = np.isfinite(left_out) & (np.abs(left_out) < 1)
     if abs(cosine) >= 1 or finite.sum() < max(3, left_out.size // 2):
-        return {"ci_method": None}
+        return {"ci_method": "none: leaving out one unit in turn leaves no direction"}
     z = np.arctanh(left_out[finite])
     n = z.size
     half = float(ndtri(0.975)) * np.sqrt((n - 1) / n * ((z - z.mean()) ** 2).sum())
@@ -248,6 +248,7 @@ def vector_cosines(vectors: Mapping[str, Floats]) -> Iterator[Fields]:
             "space": "raw",
             "estimate": cosine,
             "isotropic_sd": hidden**-0.5,
+            "ci_method": "none: the texts of the directions are not known",
             "null": "isotropic",
             "disattenuated_reason": "the texts of the directions are not known",
             "verdict": "not checked for texts in common",

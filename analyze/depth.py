@@ -16,6 +16,8 @@ from .tidy import record_frame
 __all__ = ["compare_by_depth", "depth_curves"]
 
 KEYS = ["run", "model", "site", "pool", "method", "subset"]
+INTERPOLATED = "linear between the intervals of layers"
+NO_INTERVAL = "none: a layer there has no interval"
 GRID = tuple(round(0.05 * k, 2) for k in range(1, 21))
 
 
@@ -47,6 +49,11 @@ def depth_curves(rows: pd.DataFrame, *, grid: Sequence[float] = GRID) -> pd.Data
             values = np.interp(at, depth, ordered[name].to_numpy(np.float64))
             frame[name] = np.where(inside, values, np.nan)
         outside = f"no layer reaches it: depths {depth[0]:.2f} to {depth[-1]:.2f}"
+        bare = np.isnan(frame["ci_low"].to_numpy()) & inside
+        known = [NO_INTERVAL if none else INTERPOLATED for none in bare]
+        frame["ci_method"] = [
+            of if there else None for of, there in zip(known, inside, strict=True)
+        ]
         frame["reason"] = [None if there else outside for there in inside]
         frame["n_layers_read"] = len(ordered)
         parts.append(frame)

@@ -20,6 +20,7 @@ from .table import plain_strings, relative_depth
 __all__ = ["direction_dataset", "null_frame", "probe_rows", "score_frame"]
 
 
+WITHOUT_LAYER = "no activations are read: there is no layer"
 _COSINES = ("split_half", "spearman_brown", "bootstrap", "bootstrap_low")
 _SCALARS = ("norm", "bias", "separation", "c", "penalty", *_COSINES)
 
@@ -90,8 +91,11 @@ def null_frame(assembly: Assembly) -> pd.DataFrame:
             sd = result.sd_formula[k]
             rows.append(
                 {
-                    "run": assembly.provenance["run"],
-                    "model": assembly.provenance["model"],
+                    **assembly.provenance,
+                    **held.counts,
+                    "cv": held.cv,
+                    "groups": assembly.job.folds.groups,
+                    "null": NULL,
                     "site": assembly.site,
                     "pool": pool,
                     "layer": layer,
@@ -100,14 +104,15 @@ def null_frame(assembly: Assembly) -> pd.DataFrame:
                     **null_band(result.null[k]),
                     "sd_formula": sd,
                     "reason": None if sd is not None else "no within-class variance",
-                    "n_pairs": held.pairs.size,
                     "seed": assembly.job.random.seed,
                 }
             )
     columns = [
         "run", "model", "site", "pool", "layer", "depth", "subset", "n_draws", "mean", "sd",
         "sd_formula", "q025", "q50", "q975", "max", "max_folded", "share_above_95",
-        "share_above_95_folded", "n_pairs", "seed", "reason",
+        "share_above_95_folded", "reason", "null", "cv", "groups", "n_texts", "n_pairs",
+        "n_scenarios", "n_generators", "token_mask", "template_digest", "dtype", "dataset_digest",
+        "split_digest", "seed", "code_version", "store_url", "content_digest",
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=columns)
     return plain_strings(frame.astype({"sd_formula": "float64", "depth": "float64"}))
@@ -140,8 +145,9 @@ def score_frame(assembly: Assembly) -> pd.DataFrame:
                     "scenario": np.tile(table.scenario[held.pairs], 2),
                     "label": held.labels.astype(np.int8),
                     "score": scores.ravel(),
+                    "reason": WITHOUT_LAYER if where["layer"] is None else None,
                 }
-            ).astype({"site": object, "pool": object, "layer": "Int64"})
+            ).astype({"site": object, "pool": object, "layer": "Int64", "reason": object})
         )
 
     whole = [job.held[0], *job.held_test[:1]]

@@ -28,7 +28,8 @@ from .cosines import (
 from .embedding import MIN_TEXTS, TSNE_CAPTION, tsne_points
 from .geometry import principal_axes
 from .inner_products import spaces
-from .schedule import Progress, one_blas_thread, run_tasks
+from .jobs import Jobs, job_name, run_jobs
+from .schedule import Progress, one_blas_thread
 from .table import dataset_provenance, plain_strings, relative_depth, write_table
 from .tidy import record_frame
 
@@ -92,6 +93,8 @@ def geometry_run(
     scheduler: str | None = None,
     progress: Progress | None = None,
     cancel: Event | None = None,
+    jobs: Jobs | None = None,
+    n_workers: int | None = None,
 ) -> GeometryResult:
     """Return principal components, cosines between directions and t-SNE of a run.
 
@@ -109,8 +112,8 @@ def geometry_run(
         components and with each other, by method.
     site
         None takes ``resid_post``, or the run's first site.
-    scheduler, progress, cancel
-        See :func:`run_tasks`.
+    scheduler, progress, cancel, jobs, n_workers
+        See :func:`run_jobs`: one job per pool and layer.
 
     Raises
     ------
@@ -133,6 +136,7 @@ def geometry_run(
     texts = np.asarray(ds["text"].values).astype(str)
     job = _Job(tuple(contrasts), fit, np.flatnonzero(original), texts, spec)
     shared = delayed(job, traverse=False)
+    _check_pools(directions, pools)
     layers = [int(layer) for layer in ds["layer"].values]
     drawn = _tsne_layers(spec, layers, ds)
     tasks = {
@@ -146,7 +150,15 @@ def geometry_run(
         for pool in pools
         for at, layer in enumerate(layers)
     }
-    results = run_tasks(list(tasks.values()), scheduler=scheduler, progress=progress, cancel=cancel)
+    done = run_jobs(
+        {job_name(pool, layer): task for (pool, layer), task in tasks.items()},
+        jobs=jobs,
+        scheduler=scheduler,
+        progress=progress,
+        cancel=cancel,
+        n_workers=n_workers,
+    )
+    results = [done[job_name(pool, layer)] for pool, layer in tasks]
     tidy = {
         name: np.asarray(ds[name].values).astype(str)[job.shown]
         for name in POINT_COORDS
@@ -162,8 +174,11 @@ def geometry_run(
         head = {"analysis": "geometry", **provenance, **place, "seed": spec.seed}
         rows.extend(GeometryRow(**{**head, **fields}) for fields in found)
         who = {"run": provenance["run"], "model": provenance["model"], **place, **tidy}
-        axes = {f"pc{k + 1}": coordinates[:, k] for k in range(coordinates.shape[1])}
-        points.append(pd.DataFrame(who | axes).astype({"depth": "float64"}))
+        n_axes = coordinates.shape[1]
+        axes = {f"pc{k + 1}": coordinates[:, k] for k in range(n_axes)}
+        short = n_axes < spec.n_components
+        why = f"the texts vary along {n_axes} components" if short else None
+        points.append(pd.DataFrame(who | axes | {"reason": why}).astype({"depth": "float64"}))
         if drawings is not None:
             embedding.extend(_drawn(who, drawings, spec))
     return GeometryResult(
@@ -205,6 +220,17 @@ def _tsne_layers(spec: GeometrySpec, layers: list[int], ds: xr.Dataset) -> set[i
         msg = f"tsne_layers names the layers {missing}, which the run lacks; it has {layers}"
         raise InvalidInputError(msg)
     return set(spec.tsne_layers)
+
+
+def _check_pools(directions: xr.Dataset | None, pools: Sequence[str]) -> None:
+    """Raise InvalidInputError where finished directions are of none of the ``pools``."""
+    known = [] if directions is None else [str(pool) for pool in directions["pool"].values]
+    if directions is not None and not {*known} & {*pools}:
+        msg = (
+            f"the directions are of the pools {known}, and the run is analysed at {list(pools)}; "
+            "a direction of one pool says nothing of another: name a pool that both have"
+        )
+        raise InvalidInputError(msg)
 
 
 def _finished(
@@ -326,10 +352,10 @@ def _cosine_rows(values: NDArray[Any], job: _Job, *, where: str) -> list[Fields]
 
 
 def save_geometry_result(result: GeometryResult, folder: str | Path) -> Path:
-    """Write geometry.parquet/.csv, geometry_points.parquet and tsne.parquet; return the folder."""
+    """Write geometry, geometry_points and tsne as .parquet and .csv; return the folder."""
     target = Path(folder)
     write_table(result.rows, target, name="geometry", formats=("parquet", "csv"))
-    write_table(result.points, target, name="geometry_points", formats=("parquet",))
+    write_table(result.points, target, name="geometry_points", formats=("parquet", "csv"))
     if len(result.embedding):
-        write_table(result.embedding, target, name="tsne", formats=("parquet",))
+        write_table(result.embedding, target, name="tsne", formats=("parquet", "csv"))
     return target

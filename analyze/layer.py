@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from .evaluate import Estimate, HeldOut, compare_with_words, measure, recall_at_
 from .halves import reliabilities
 from .nulls import drawn_aurocs, isotropic_directions, random_scores, separation_sd
 from .parts import Activations
-from .probes import FoldFit, Tuning, fit_fold
+from .probes import FoldFit, LinearProbe, Tuning, fit_fold
 from .rowspace import PairSpace
 from .splits import Fold, Folds, PairTable
 
@@ -70,6 +70,10 @@ class LayerResult:
 @dataclass(frozen=True)
 class ProbePart:
     """The probes and the isotropic null of a layer, as one part of what is read from it."""
+
+    records: ClassVar[tuple[type, ...]] = (
+        LayerResult, MethodResult, FoldFit, LinearProbe, Reliability,
+    )  # fmt: skip
 
     job: LayerJob
 

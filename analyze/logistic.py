@@ -94,7 +94,7 @@ def solve_logistic(
     space
         Rows in the singular basis.
     labels
-        dims (text,).
+        dims (text,), or (text, problem) where each problem has labels of its own.
     weights
         dims (text, problem): 1 where a text belongs to the problem, else 0.
     c
@@ -112,7 +112,8 @@ def solve_logistic(
     n, rank = space.points.shape
     design = np.concatenate([space.points, np.ones((n, 1))], axis=1)
     transposed = np.ascontiguousarray(design.T)
-    target = labels.astype(np.float64)[:, None]
+    own = labels.ndim > 1
+    target = labels.astype(np.float64) if own else labels.astype(np.float64)[:, None]
     penalty = np.concatenate([np.tile(1.0 / c, (rank, 1)), np.zeros((1, c.size))])
     bound = 0.25 * np.append(space.power, n)[:, None] + penalty
     result = np.zeros((rank + 1, c.size))
@@ -146,4 +147,5 @@ def solve_logistic(
             active, limit, momentum = active[left], limit[left], momentum[left]
             current, ahead = current[:, left], ahead[:, left]
             penalty, bound, weights = penalty[:, left], bound[:, left], weights[:, left]
+            target = target[:, left] if own else target
     return result

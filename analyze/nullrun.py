@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from ..schemas import NullKind, NullSpec, ProbeMethod, ProbeSpec, ResultRow, Tex
 from .auroc import Floats, auroc_interval
 from .design import Design, make_design
 from .flips import LINEAR_METHODS, draw_flips, flip_scores
+from .logistic_flips import logistic_flip_scores
 from .nulls import (
     covariance_matched_scores,
     drawn_aurocs,
@@ -28,7 +29,7 @@ from .nulls import (
 from .parts import Activations, run_parts
 from .probes import Tuning
 from .splits import Fold
-from .table import plain_strings, rows_frame
+from .table import OVER_LAYERS, plain_strings, rows_frame
 
 __all__ = ["NullLayer", "NullPart", "NullResult", "null_part", "null_run", "null_tables"]
 
@@ -36,7 +37,9 @@ REFIT: NullKind = "label_flip_refit"
 BAND_COLUMNS = (
     "run", "model", "site", "pool", "layer", "depth", "method", "subset", "cv", "null",
     "n_draws", "mean", "sd", "q025", "q50", "q975", "max", "max_folded", "share_above_95",
-    "share_above_95_folded", "n_pairs", "seed",
+    "share_above_95_folded", "reason", "n_texts", "n_pairs", "n_scenarios", "n_generators",
+    "groups", "token_mask", "template_digest", "dtype", "dataset_digest", "split_digest", "seed",
+    "code_version", "store_url", "content_digest",
 )  # fmt: skip
 
 Draws: TypeAlias = dict[tuple[NullKind, str | None], Floats]
@@ -63,11 +66,14 @@ class NullLayer:
 class NullPart:
     """All nulls of a layer."""
 
+    records: ClassVar[tuple[type, ...]] = (NullLayer,)
+
     folds: tuple[Fold, ...]
     members: tuple[NDArray[np.int64], ...]
     methods: tuple[ProbeMethod, ...]
     tuning: Tuning
     spec: NullSpec
+    n_logistic: int = 0
 
     def fit(self, layer: Activations) -> NullLayer:
         """Return observed AUROCs and draws; the same draws in every layer of a width."""
@@ -83,6 +89,11 @@ class NullPart:
             hidden=space.hidden,
             scatter_of=layer.scatter,
         )
+        if self.n_logistic and refit:
+            few = signs[:, : 1 + self.n_logistic]
+            scores["logistic"] = logistic_flip_scores(
+                layer.pairs, self.folds, few, c_grid=self.tuning.c_grid
+            )
         draws: Draws = {}
         observed = {}
         for method, of in scores.items():
@@ -114,8 +125,8 @@ def null_run(
 
     Every row names its null. ``p_value`` is (1 + b)/(1 + B); ``p_value_max`` compares with the
     largest of the same draw over the layers of the pool (Westfall & Young), which is the one to
-    read when a layer was picked. The logistic probe has no closed form to refit by: its row says
-    so, and ridge is its counterpart.
+    read when a layer was picked. The logistic probe has no closed form to refit by: it has the
+    ``logistic_draws`` that were asked for, and with none its row says so; ridge is its counterpart.
 
     Parameters
     ----------
@@ -155,6 +166,7 @@ def null_part(design: Design, *, spec: NullSpec, probe: ProbeSpec) -> NullPart:
         methods=tuple(m for m in LINEAR_METHODS if m in probe.methods),
         tuning=Tuning(probe.c_grid, probe.lambda_grid, probe.shrinkage),
         spec=spec,
+        n_logistic=spec.logistic_draws if "logistic" in probe.methods else 0,
     )
 
 
@@ -167,8 +179,9 @@ def null_tables(
 ) -> NullResult:
     """Return the rows and bands of all layers."""
     rows = [row for pool in design.pools for row in _rows(design, layers, spec, pool=pool)]
+    refitted = next(iter(layers.values())).observed
     rows += [_not_refitted(design, method) for method in probe.methods
-             if method not in LINEAR_METHODS and REFIT in spec.kinds]  # fmt: skip
+             if method not in refitted and REFIT in spec.kinds]  # fmt: skip
     bands = [band for pool in design.pools for band in _bands(design, layers, pool=pool)]
     frame = pd.DataFrame(bands, columns=list(BAND_COLUMNS))
     typed = frame.astype({"layer": "Int64", "depth": "float64"})
@@ -218,7 +231,7 @@ def _rows(
                         boundary=interval.boundary,
                         reason=interval.reason,
                         null=kind,
-                        n_draws=spec.n_draws,
+                        n_draws=_draws(of, kind, method)[k].size,
                         p_value=p_value(area, _draws(of, kind, method)[k]),
                         p_value_max=p_value(area, maxima),
                     )
@@ -235,7 +248,10 @@ def _not_refitted(design: Design, method: str) -> ResultRow:
         method=method,
         null=REFIT,
         estimate=None,
-        reason=f"{method} has no closed form to refit for every draw; ridge is its counterpart",
+        reason=(
+            f"{method} has no closed form to refit for every draw, and no refits were asked for "
+            "(logistic_draws is 0); ridge is its counterpart"
+        ),
     )
 
 
@@ -244,11 +260,10 @@ def _bands(
 ) -> Iterator[dict[str, Any]]:
     """Yield the description of every null of a pool: per layer, and over all layers."""
     provenance = design.provenance()
-    shared = {name: provenance[name] for name in ("run", "model", "cv", "seed")}
     of_pool = [layers[pool, layer] for layer in design.layers]
     for kind, method in of_pool[0].draws:
-        for k, (subset, pairs) in enumerate(design.subsets.items()):
-            which = {**shared, "method": method, "subset": subset, "n_pairs": int(pairs.size)}
+        for k, subset in enumerate(design.subsets):
+            which = {**provenance, "method": method, **design.counts(subset)}
             stacked = [of.draws[kind, method][k] for of in of_pool]
             for layer, draws in zip(design.layers, stacked, strict=True):
                 yield {**which, **design.place(pool, layer), "null": kind, **null_band(draws)}
@@ -257,6 +272,7 @@ def _bands(
                 **design.place(pool, design.layers[0]),
                 "layer": None,
                 "depth": None,
+                "reason": OVER_LAYERS,
                 "null": f"max_over_layers ({kind})",
                 **null_band(_maximum(stacked, kind)),
             }

@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from itertools import count
+from threading import Event
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import xarray as xr
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
-from ..schemas import InvalidInputError, array_name
+from ..schemas import ActlakeError, InvalidInputError, array_name
 from .arrays import layer_values
 from .auroc import Floats
+from .jobs import Jobs, job_name
 from .linear import Scatter, train_scatter
 from .rowspace import PairSpace, pair_space
-from .schedule import one_blas_thread, run_tasks
+from .schedule import Progress, one_blas_thread, run_tasks
 from .splits import Fold, PairTable
 
-__all__ = ["Activations", "Part", "paired_rows", "run_parts"]
+__all__ = ["FAILURES", "Activations", "Failure", "Part", "paired_rows", "run_parts"]
+
+# What one analysis of many may fail with; its others go on, and the reason is said.
+FAILURES = (ActlakeError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,12 @@ class Activations:
 
 
 class Part(Protocol):
-    """What one analysis computes from a layer; it is sent to where the layer is read."""
+    """What one analysis computes from a layer; it is sent to where the layer is read.
+
+    ``records`` are the classes that its results are made of, so that they can be kept.
+    """
+
+    records: ClassVar[tuple[type, ...]]
 
     def fit(self, layer: Activations) -> Any:  # each part has its own result  # noqa: ANN401
         """Return the part's result of one layer."""
@@ -93,6 +104,13 @@ def paired_rows(values: NDArray[Any], table: PairTable, *, where: str) -> Floats
     return x
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a part has no result of a layer."""
+
+    error: Exception
+
+
 def run_parts(
     ds: xr.Dataset,
     parts: Sequence[Part],
@@ -101,28 +119,93 @@ def run_parts(
     site: str,
     pools: Sequence[str],
     scheduler: str | None = None,
+    progress: Progress | None = None,
+    cancel: Event | None = None,
+    jobs: Sequence[Jobs | None] | None = None,
+    n_workers: int | None = None,
+    failures: bool = False,
 ) -> dict[tuple[str, int], list[Any]]:
     """Return the results of all ``parts`` by pool and layer, each layer read once.
 
     Every (pool, layer) is one Dask task that reads the chunks of that layer alone.
+
+    Parameters
+    ----------
+    ds, parts, table, site, pools
+        What is read, and what is computed from it.
+    scheduler, progress, cancel, n_workers
+        See :func:`run_tasks`; progress counts layers of pools.
+    jobs
+        Of every part the results that are kept; a layer is read for the parts that lack it.
+    failures
+        Return the :class:`Failure` of a part in the place of its result; otherwise the first
+        one is raised.
     """
+    kept: Sequence[Jobs | None] = [None] * len(parts) if jobs is None else jobs
+    cells = [(pool, int(layer)) for pool in pools for layer in ds["layer"].values]
+    place = {int(layer): at for at, layer in enumerate(ds["layer"].values)}
+    found: dict[tuple[str, int], list[Any]] = {cell: [None] * len(parts) for cell in cells}
+    left: dict[tuple[str, int], tuple[int, ...]] = {}
+    for cell in cells:
+        done = [(False, None) if of is None else of.load(job_name(*cell)) for of in kept]
+        found[cell] = [value for _, value in done]
+        missing = tuple(at for at, (there, _) in enumerate(done) if not there)
+        if missing:
+            left[cell] = missing
     # Wrapped once, so that the tasks of a cluster share one copy of it.
     shared = delayed((tuple(parts), table), traverse=False)
     tasks = {
-        (pool, int(layer)): delayed(_fit_parts)(
-            layer_values(ds, array_name(site, pool), at), shared, pool=pool, layer=int(layer)
+        (pool, layer): delayed(_fit_parts)(
+            layer_values(ds, array_name(site, pool), place[layer]),
+            shared,
+            which=missing,
+            pool=pool,
+            layer=layer,
         )
-        for pool in pools
-        for at, layer in enumerate(ds["layer"].values)
+        for (pool, layer), missing in left.items()
     }
-    return dict(zip(tasks, run_tasks(list(tasks.values()), scheduler=scheduler), strict=True))
+    order = list(tasks)
+
+    def keep(number: int, results: list[Any]) -> None:
+        for at, result in zip(left[order[number]], results, strict=True):
+            of = kept[at]
+            if of is not None and not isinstance(result, Failure):
+                of.save(job_name(*order[number]), result)
+        if progress is not None:
+            progress(len(cells) - len(tasks) + next(finished), len(cells))
+
+    finished = count(1)
+    results = run_tasks(
+        list(tasks.values()),
+        scheduler=scheduler,
+        cancel=cancel,
+        on_result=keep,
+        n_workers=n_workers,
+    )
+    for cell, values in zip(order, results, strict=True):
+        for at, value in zip(left[cell], values, strict=True):
+            if isinstance(value, Failure) and not failures:
+                raise value.error
+            found[cell][at] = value
+    return found
 
 
 def _fit_parts(
-    values: NDArray[Any], shared: tuple[tuple[Part, ...], PairTable], *, pool: str, layer: int
+    values: NDArray[Any],
+    shared: tuple[tuple[Part, ...], PairTable],
+    *,
+    which: tuple[int, ...],
+    pool: str,
+    layer: int,
 ) -> list[Any]:
-    """Return every part's result; with one BLAS thread, since layers are what is parallel."""
+    """Return the results of some parts; with one BLAS thread, since layers are what is parallel."""
     parts, table = shared
+    results: list[Any] = []
     with one_blas_thread():
         activations = Activations(np.asarray(values), table, pool=pool, layer=layer)
-        return [part.fit(activations) for part in parts]
+        for at in which:
+            try:
+                results.append(parts[at].fit(activations))
+            except FAILURES as err:
+                results.append(Failure(err))
+    return results

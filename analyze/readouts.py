@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from .auroc import Floats
 from .nulls import drawn_aurocs, isotropic_directions, max_over_layers, null_band, random_scores
 from .parts import Activations, run_parts
 from .splits import PairTable, pair_table
-from .table import dataset_provenance, plain_strings, relative_depth
+from .table import OVER_LAYERS, dataset_provenance, plain_strings, relative_depth
 
 __all__ = ["RandomPart", "RandomResult", "random_part", "random_run", "random_tables"]
 
@@ -36,6 +37,8 @@ class RandomResult:
 @dataclass(frozen=True)
 class RandomPart:
     """The AUROCs of random directions on one layer: one GEMM and one rank sum per subset."""
+
+    records: ClassVar[tuple[type, ...]] = ()
 
     members: tuple[NDArray[np.int64], ...]
     spec: RandomSpec
@@ -139,20 +142,23 @@ def _bands(
     ds: xr.Dataset, table: PairTable, aurocs: xr.DataArray, *, site: str, seed: int
 ) -> pd.DataFrame:
     """Return one row per pool, layer and subset, and one of the maximum over layers."""
-    origin = dataset_provenance(ds)
-    names = ("run", "model", "store_url", "content_digest", "code_version")
-    shared = {name: origin[name] for name in names}
+    shared = dataset_provenance(ds)
     rows = []
     for subset in aurocs["subset"].values:
         for pool in aurocs["pool"].values:
             here = aurocs.sel(subset=subset, pool=pool).values
+            pairs = table.members(str(subset))
             which = {
                 **shared, "site": site, "pool": str(pool), "subset": str(subset),
-                "n_pairs": int(table.members(str(subset)).size), "seed": seed,
+                "n_texts": 2 * int(pairs.size), "n_pairs": int(pairs.size),
+                "n_scenarios": int(np.unique(table.scenario[pairs]).size),
+                "n_generators": int(np.unique(table.generator[pairs]).size),
+                "seed": seed, "reason": None,
             }  # fmt: skip
             for layer, draws in zip(aurocs["layer"].values.tolist(), here, strict=True):
                 place = {"layer": layer, "depth": relative_depth(layer, ds), "null": "isotropic"}
                 rows.append({**which, **place, **null_band(draws)})
             place = {"layer": None, "depth": None, "null": "max_over_layers (isotropic)"}
+            place["reason"] = OVER_LAYERS
             rows.append({**which, **place, **null_band(max_over_layers(list(here)))})
     return plain_strings(pd.DataFrame(rows).astype({"layer": "Int64", "depth": "float64"}))

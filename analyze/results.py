@@ -128,12 +128,12 @@ def _reliability(at: xr.Dataset, attrs: Mapping[str, Any]) -> dict[str, Any]:
 def save_probe_result(result: ProbeResult, folder: str | Path) -> Path:
     """Write ``result`` into ``folder`` and return it; what is there already is replaced.
 
-    probe.parquet/.csv, null.parquet/.csv, scores.parquet, directions.zarr (Zarr v3).
+    probe, null and scores as .parquet and .csv, directions.zarr (Zarr v3).
     """
     target = Path(folder)
     write_table(result.rows, target, name="probe", formats=("parquet", "csv"))
     write_table(result.null, target, name="null", formats=("parquet", "csv"))
-    write_table(result.scores, target, name="scores", formats=("parquet",))
+    write_table(result.scores, target, name="scores", formats=("parquet", "csv"))
     _write_directions(result.directions, target / "directions.zarr")
     return target
 
@@ -152,10 +152,10 @@ def load_probe_result(folder: str | Path) -> ProbeResult:
 
 
 def save_pca_result(result: PcaResult, folder: str | Path) -> Path:
-    """Write pca.parquet/.csv and pca_points.parquet into ``folder`` and return it."""
+    """Write pca and pca_points as .parquet and .csv into ``folder`` and return it."""
     target = Path(folder)
     write_table(result.rows, target, name="pca", formats=("parquet", "csv"))
-    write_table(result.points, target, name="pca_points", formats=("parquet",))
+    write_table(result.points, target, name="pca_points", formats=("parquet", "csv"))
     return target
 
 

@@ -18,6 +18,7 @@ from .arrays import layer_values
 from .auroc import Floats
 from .common import common_pools, common_texts
 from .geometry_run import finite_rows
+from .jobs import Jobs, job_name
 from .schedule import Progress, one_blas_thread, run_tasks
 from .similarity import MIN_TEXTS, distance_ranks, jackknife_interval, u_centred
 from .splits import group_folds
@@ -28,6 +29,7 @@ __all__ = ["similarity_run"]
 
 Halves = NDArray[np.float32]
 JACKKNIFE = "jackknife over {} groups of scenarios"
+NO_JACKKNIFE = "none: too few scenarios, or texts without one, for a jackknife"
 CONSTANT = "the activations of a layer are all equal"
 
 
@@ -39,6 +41,8 @@ def similarity_run(
     scheduler: str | None = None,
     progress: Progress | None = None,
     cancel: Event | None = None,
+    jobs: Jobs | None = None,
+    n_workers: int | None = None,
 ) -> pd.DataFrame:
     """Return debiased CKA and RSA of every pair of layers of every two runs.
 
@@ -50,8 +54,10 @@ def similarity_run(
         Opened runs by name, as ``open_runs`` gives them.
     spec
         Pools, most texts (a sample by the seed beyond them), groups of the jackknife.
-    site, scheduler, progress, cancel
-        See :func:`geometry_run`.
+    site, scheduler, progress, cancel, n_workers
+        See :func:`run_tasks`.
+    jobs
+        Where the rows of finished pools are kept: what layers leave behind is too large.
 
     Returns
     -------
@@ -71,6 +77,10 @@ def similarity_run(
     shared = delayed((rows, groups, n_groups, texts), traverse=False)
     found: list[SimilarityRow] = []
     for pool in pools:  # one after the other: what the layers of one leave behind is large
+        done, rows_of_pool = (False, []) if jobs is None else jobs.load(job_name(pool))
+        if done:
+            found.extend(SimilarityRow(**row) for row in rows_of_pool)
+            continue
         tasks = {
             (name, int(layer)): delayed(_forms)(
                 layer_values(ds, array_name(chosen, pool), at),
@@ -81,11 +91,16 @@ def similarity_run(
             for at, layer in enumerate(ds["layer"].values)
         }
         results = run_tasks(
-            list(tasks.values()), scheduler=scheduler, progress=progress, cancel=cancel
+            list(tasks.values()),
+            scheduler=scheduler,
+            progress=progress,
+            cancel=cancel,
+            n_workers=n_workers,
         )
         forms: dict[str, list[Any]] = {name: [] for name in opened}
         for (name, layer), form in zip(tasks, results, strict=True):
             forms[name].append((layer, form))
+        of_pool: list[SimilarityRow] = []
         for a, b in combinations(opened, 2):
             head = {
                 "analysis": "similarity",
@@ -99,7 +114,10 @@ def similarity_run(
                 "groups": f"scenario ({n_groups})" if n_groups else None,
                 "seed": spec.seed,
             }
-            found.extend(_rows(head, forms[a], forms[b], runs=(opened[a], opened[b])))
+            of_pool.extend(_rows(head, forms[a], forms[b], runs=(opened[a], opened[b])))
+        if jobs is not None:
+            jobs.save(job_name(pool), [row.model_dump(exclude_none=True) for row in of_pool])
+        found.extend(of_pool)
     return record_frame(found, SimilarityRow)
 
 
@@ -182,6 +200,7 @@ def _rows(
                     "other_depth": relative_depth(other, runs[1]),
                     "estimate": value if there else None,
                     "reason": None if there else CONSTANT,
+                    "ci_method": NO_JACKKNIFE if there else None,
                 }
                 if there and low is not None and high is not None:
                     row |= {

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from ..schemas import InvalidInputError, NotFoundError, digest_json, parse_size
 from .auroc import Floats
 from .kept import load_statistics, save_statistics
-from .memory import N_LANES, memory_needed
 from .schedule import Progress, one_blas_thread, run_tasks
 from .statistics import STEP_ROWS, Statistics, block_statistics, merge_statistics
+from .stream_memory import N_LANES, memory_needed
 
 __all__ = [
     "LazyRows",

@@ -13,7 +13,16 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from .._version import __version__
 from ..schemas import ResultRow
 
-__all__ = ["dataset_provenance", "plain_strings", "relative_depth", "rows_frame", "write_table"]
+__all__ = [
+    "OVER_LAYERS",
+    "add_origin",
+    "dataset_provenance",
+    "name_missing_intervals",
+    "plain_strings",
+    "relative_depth",
+    "rows_frame",
+    "write_table",
+]
 
 INTEGERS = (
     "layer", "n_draws", "n_texts", "n_pairs", "n_scenarios", "n_generators", "seed",
@@ -60,13 +69,45 @@ def rows_frame(rows: Iterable[ResultRow]) -> pd.DataFrame:
     """
     records = [row.model_dump() for row in rows]
     frame = pd.DataFrame.from_records(records, columns=list(ResultRow.model_fields))
-    return plain_strings(
-        frame.astype(
-            dict.fromkeys(INTEGERS, "Int64")
-            | dict.fromkeys(_number_columns(), "float64")
-            | dict.fromkeys(FLAGS, "bool")
-        )
+    typed = frame.astype(
+        dict.fromkeys(INTEGERS, "Int64")
+        | dict.fromkeys(_number_columns(), "float64")
+        | dict.fromkeys(FLAGS, "bool")
     )
+    return name_missing_intervals(plain_strings(typed))
+
+
+def name_missing_intervals(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return ``frame`` whose estimates without an interval and a reason say that they have none."""
+    bare = (
+        frame["estimate"].notna()
+        & frame["ci_low"].isna()
+        & frame["ci_method"].isna()
+        & frame["reason"].isna()
+    )
+    said = "none: no interval is computed for " + frame["metric"].astype(str)
+    return frame.assign(ci_method=frame["ci_method"].where(~bare, said))
+
+
+OVER_LAYERS = "the maximum over layers has no layer of its own"
+ORIGIN = (
+    "model", "token_mask", "template_digest", "dtype", "dataset_digest", "split_digest",
+    "code_version", "store_url", "content_digest",
+)  # fmt: skip
+
+
+def add_origin(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return ``frame`` whose rows have the origin that ``rows`` of the same run have.
+
+    What a row of ``frame`` says itself stays. Both have a column ``run``.
+    """
+    known = rows.dropna(subset=["run"]).drop_duplicates("run").set_index("run")
+    result = frame.copy()
+    for name in ORIGIN:
+        mine = result[name] if name in result.columns else pd.Series(None, result.index, object)
+        theirs = result["run"].map(known[name]) if name in known.columns else mine
+        result[name] = mine.astype(object).where(mine.notna(), theirs)
+    return plain_strings(result)
 
 
 def plain_strings(frame: pd.DataFrame) -> pd.DataFrame:

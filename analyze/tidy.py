@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from ..schemas import ResultRow
-from .table import plain_strings
+from .table import name_missing_intervals, plain_strings
 
 __all__ = ["record_frame"]
 
@@ -29,7 +29,7 @@ def record_frame(rows: Iterable[ResultRow], record: type[ResultRow]) -> pd.DataF
         for kind in _kinds(field.annotation)
         if kind in _TYPES
     }
-    return plain_strings(frame.astype(types))
+    return name_missing_intervals(plain_strings(frame.astype(types)))
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401

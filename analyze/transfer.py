@@ -58,8 +58,15 @@ def transfer_layer(
 
     ``source`` and ``target`` have dims (text, hidden), the same texts row by row; the widths may
     differ. Probes are differences of means fitted on the training pairs of every fold in the
-    source, carried to the target as covectors, and read on the target's held-out pairs.
+    source, carried to the target as covectors, and read on the target's held-out pairs. Where
+    the anchors of a layer are all equal there is no map, and the rows say so.
     """
+    for values, name in zip((source, target), where, strict=True):
+        anchors = finite_rows(values, job.anchors, texts=job.texts, where=name)
+        if not np.ptp(anchors, axis=0).any():
+            reason = f"{name}: the anchors have equal activations, so there is nothing to map"
+            nothing: Fields = {"metric": "auroc", "estimate": None, "reason": reason}
+            return [nothing | {"map": method} for method in job.spec.maps]
     with one_blas_thread():
         return _Layer(source, target, job, where=where).rows()
 

@@ -26,8 +26,9 @@ from .arrays import layer_values
 from .auroc import Floats
 from .bootstrap import draw_pair_weights
 from .common import common_pools, common_texts, nearest_layers
+from .jobs import Jobs, job_name, run_jobs
 from .maps import MIN_ANCHORS
-from .schedule import Progress, run_tasks
+from .schedule import Progress
 from .splits import Fold, PairTable, pair_table, scenario_folds, split_fold
 from .table import dataset_provenance, relative_depth
 from .tidy import record_frame
@@ -46,6 +47,8 @@ def transfer_run(
     scheduler: str | None = None,
     progress: Progress | None = None,
     cancel: Event | None = None,
+    jobs: Jobs | None = None,
+    n_workers: int | None = None,
 ) -> pd.DataFrame:
     """Return what the probes of every run reach on every other run, with every control.
 
@@ -57,8 +60,8 @@ def transfer_run(
         Their corpus, for the bag of words; without it there is no floor.
     spec
         Maps, anchors, pairs of layers, draws.
-    site, scheduler, progress, cancel
-        See :func:`geometry_run`.
+    site, scheduler, progress, cancel, jobs, n_workers
+        See :func:`geometry_run`: one job per pool, source, target and pair of layers.
 
     Returns
     -------
@@ -96,7 +99,15 @@ def transfer_run(
                 tasks[pool, source, target, *pair] = delayed(transfer_layer)(
                     *values, shared, where=tuple(where)
                 )
-    results = run_tasks(list(tasks.values()), scheduler=scheduler, progress=progress, cancel=cancel)
+    done = run_jobs(
+        {job_name(*place): task for place, task in tasks.items()},
+        jobs=jobs,
+        scheduler=scheduler,
+        progress=progress,
+        cancel=cancel,
+        n_workers=n_workers,
+    )
+    results = [done[job_name(*place)] for place in tasks]
     counts = {
         "n_pairs": int(job.pairs.size),
         "n_texts": 2 * int(job.pairs.size),

@@ -27,9 +27,9 @@ from sklearn.decomposition import IncrementalPCA
 from actlake.analyze import auroc, pca_run
 from actlake.analyze.auroc import auroc_columns
 from actlake.analyze.geometry import principal_axes
-from actlake.analyze.memory import memory_needed
 from actlake.analyze.nulls import isotropic_aurocs, isotropic_directions
 from actlake.analyze.statistics import Statistics
+from actlake.analyze.stream_memory import memory_needed
 from actlake.analyze.streamed import (
     repool,
     streamed_axes,

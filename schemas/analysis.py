@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from .base import Record
+from .comparison import CorrelationSpec, GeometrySpec, SimilaritySpec, TransferSpec
 from .study import BagOfWordsSpec, ProbeSpec, RandomSpec
 
 __all__ = [
@@ -30,12 +31,15 @@ class NullSpec(Record):
     ``label_flip_refit`` exchanges the labels of whole pairs and refits under the same folds: the
     test of signal. ``isotropic`` and ``covariance_matched`` are random readouts, w ~ N(0, I) and
     w = X_cᵀg: whether a probe beats an arbitrary one. Each has its maximum over layers beside it.
+    ``logistic_draws`` are the refits of the logistic probe, each of which costs about what the
+    probe does; with 0 its row says that there are none.
     """
 
     kinds: Annotated[tuple[NullKind, ...], Field(min_length=1)] = (
         "label_flip_refit", "isotropic", "covariance_matched",
     )  # fmt: skip
     n_draws: Annotated[int, Field(ge=1)] = 1000
+    logistic_draws: Annotated[int, Field(ge=0)] = 0  # at most n_draws are made
     seed: int = 0
 
 
@@ -52,10 +56,12 @@ class ConfoundSpec(Record):
 
 
 class AnalyzeSpec(Record):
-    """Everything that ``actlake analyze`` computes from one reading of a run's layers.
+    """Everything that ``actlake analyze`` computes.
 
-    ``probe`` says the folds and pools of all parts; ``generators`` are the same probes under
-    leave-one-generator-out.
+    ``probe`` to ``confounds`` come from one reading of a run's layers: ``probe`` says the folds
+    and pools of all of them; ``generators`` are the same probes under leave-one-generator-out.
+    ``geometry`` reads a run again, ``similarity`` and ``transfer`` the runs that have texts in
+    common, ``correlation`` the kept scores and a table of ratings.
     """
 
     encoding_type: ClassVar[str] = "actlake-analysis"
@@ -65,6 +71,10 @@ class AnalyzeSpec(Record):
     bow: BagOfWordsSpec = BagOfWordsSpec()
     nulls: NullSpec = NullSpec()
     confounds: ConfoundSpec = ConfoundSpec()
+    geometry: GeometrySpec = GeometrySpec()
+    similarity: SimilaritySpec = SimilaritySpec()
+    transfer: TransferSpec = TransferSpec()
+    correlation: CorrelationSpec = CorrelationSpec()
 
     def of(self, part: AnalysisPart) -> dict[str, Record]:
         """Return the specs that decide what a part computes."""

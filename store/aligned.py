@@ -14,6 +14,7 @@ from ..schemas import InvalidInputError, NotFoundError
 from .parts import part_names
 from .reader import open_run
 from .store import Store, open_store
+from .token_view import take_texts
 
 __all__ = ["open_runs"]
 
@@ -30,7 +31,8 @@ def open_runs(
     """Return several runs as lazy datasets whose rows are the same texts in the same order.
 
     Runs of one corpus have the same rows as they are stored, and nothing is joined. Otherwise
-    every dataset is cut to the texts that all of them have, by id, in the order of the first.
+    every dataset is cut to the texts that all of them have, by id, in the order of the first,
+    and to the tokens of these.
     A dataset each, and not one array with a model dimension, because models differ in layers and
     hidden size; chunks are those of :func:`open_run` and never mix layers.
 
@@ -84,8 +86,7 @@ def _in_rows(dataset: xr.Dataset, ids: np.ndarray) -> xr.Dataset:
         return dataset
     order = np.argsort(there)
     rows = order[np.searchsorted(there, ids, sorter=order)]
-    # Token arrays are cut by offsets of the whole run: they do not follow a choice of texts.
-    return dataset.drop_dims(["text_edge", "token"], errors="ignore").isel(text=rows)
+    return take_texts(dataset, rows)
 
 
 def _check_texts(store: Store, runs: list[str], ids: set[str]) -> None:

@@ -9,7 +9,7 @@ import xarray as xr
 
 from ..schemas import RunPlan, TokenAxis
 
-__all__ = ["block_token_chunks", "drop_padding", "take_blocks"]
+__all__ = ["block_token_chunks", "drop_padding", "take_blocks", "take_texts"]
 
 
 def drop_padding(dataset: xr.Dataset, axis: TokenAxis) -> xr.Dataset:
@@ -41,6 +41,25 @@ def take_blocks(
     return shown.assign_coords(token_offset=("text_edge", offsets), token_text=("token", text))
 
 
+def take_texts(dataset: xr.Dataset, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> xr.Dataset:
+    """Return the texts ``rows``, in that order, with their tokens; lazily.
+
+    The dataset has no padding. ``token_offset`` and ``token_text`` count the texts that are left.
+    """
+    if "token_offset" not in dataset.variables or "token" not in dataset.dims:
+        return dataset.drop_dims(["text_edge", "token"], errors="ignore").isel(text=rows)
+    edges = dataset["token_offset"].values
+    lengths = np.diff(edges)[rows]
+    spans = [slice(int(edges[row]), int(edges[row + 1])) for row in rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    shown = _take_rows(dataset.drop_dims("text_edge"), spans).isel(text=rows)
+    shown = shown.assign_coords(token_offset=("text_edge", offsets))
+    if "token_text" not in dataset.variables:
+        return shown
+    text = np.repeat(np.arange(len(rows), dtype=np.int32), lengths)
+    return shown.assign_coords(token_text=("token", text))
+
+
 def block_token_chunks(axis: TokenAxis) -> tuple[int, ...]:
     """Return Dask chunks of the stored token axis: those of a block together, its padding apart."""
     sizes = []
@@ -52,7 +71,7 @@ def block_token_chunks(axis: TokenAxis) -> tuple[int, ...]:
 
 
 def _take_rows(dataset: xr.Dataset, spans: Sequence[slice]) -> xr.Dataset:
-    """Return the dataset with only the ascending ``spans`` of its token axis."""
+    """Return the dataset with only the ``spans`` of its token axis, in their order."""
     merged: list[slice] = []
     for span in spans:
         if merged and merged[-1].stop == span.start:
@@ -74,6 +93,8 @@ def _take_rows(dataset: xr.Dataset, spans: Sequence[slice]) -> xr.Dataset:
 
 def _take(variable: xr.Variable, spans: list[slice]) -> xr.Variable:
     """Return rows of a variable whose first dim is ``token``; lazily, whatever holds its data."""
+    if not spans:
+        return variable.isel(token=slice(0, 0))
     if len(spans) == 1:
         return variable.isel(token=spans[0])
     if not variable.chunks:

@@ -4,30 +4,65 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .schemas import InvalidInputError, NotFoundError, digest_json
+from .schemas import ActlakeError, CancelledError, InvalidInputError, NotFoundError, digest_json
 from .stages import Results, content_digest, pulled_key, run_provenance, stage_key
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .analyze import ProbeResult
+    from .analyze.schedule import Progress
     from .schemas import AnalysisPart, AnalyzeSpec
     from .store import Store
 
-__all__ = ["AnalysisOutcome", "analyze_stage", "compare_stage", "stage_name", "summarise_analysis"]
+__all__ = [
+    "JOBS",
+    "AnalysisOutcome",
+    "Bar",
+    "analyze_stage",
+    "compare_runs",
+    "compare_stage",
+    "failed",
+    "no_bar",
+    "stage_name",
+    "summarise_analysis",
+]
+
+JOBS = ".jobs"  # the folder of kept jobs, beside the stages that were made of them
+
+
+Bar: TypeAlias = "Callable[[str], AbstractContextManager[Progress | None]]"
+
+
+def no_bar(_: str) -> AbstractContextManager[None]:
+    """Return the progress of somebody who does not look."""
+    return nullcontext()
 
 
 @dataclass(frozen=True)
 class AnalysisOutcome:
-    """What became of each part of one run: ``done``, ``was done``, or why it was left out."""
+    """What became of each part: ``done``, ``was done``, ``left out: why`` or ``failed: why``.
 
-    run: str
+    ``run`` is None where several runs were compared. ``errors`` are those of the parts that
+    failed; they took nothing from the others.
+    """
+
+    run: str | None
     parts: dict[str, str]
     seconds: float
+    errors: dict[str, Exception] = field(default_factory=dict)
+
+
+def failed(error: Exception) -> str:
+    """Return the state of a part that failed, with the reason."""
+    what = str(error) if isinstance(error, ActlakeError) else f"{type(error).__name__}: {error}"
+    return f"failed: {what}"
 
 
 def stage_name(part: str) -> str:
@@ -42,13 +77,36 @@ def analyze_stage(
     *,
     spec: AnalyzeSpec,
     parts: Sequence[AnalysisPart],
+    site: str | None = None,
     scheduler: str | None = None,
+    memory: str | None = None,
     say: Callable[[str], None] = lambda _: None,
+    bar: Bar = no_bar,
 ) -> AnalysisOutcome:
     """Compute the parts of a run's analysis that are not there under the same content and spec.
 
     What is missing comes from one reading of the layers. Each part is a folder that appears
-    whole or not at all, so a second call reads them, and one after an interruption goes on.
+    whole or not at all, so a second call reads them. Every layer of a pool is kept as soon as it
+    is done (``<run>/.jobs``), so one after an interruption goes on; a spec that names more pools
+    computes those alone.
+
+    Parameters
+    ----------
+    store, run, results
+        What is analysed, and where the folders are.
+    spec, parts
+        What is computed.
+    site
+        None takes ``resid_post``, or the run's first site. Another site takes the place of the
+        results in this folder: give it a folder of its own.
+    scheduler
+        See :func:`actlake.analyze.analyze_run`.
+    memory
+        Most memory, such as ``4GiB``.
+    say
+        Told what is computed and what memory that takes.
+    bar
+        Makes the progress of a named piece of work.
 
     Raises
     ------
@@ -56,33 +114,55 @@ def analyze_stage(
         If there is no such run.
     IncompleteError
         If it is not sealed.
-    InvalidInputError
-        If it cannot be analysed: one scenario, one class, no pair, NaN.
     """
-    from .analyze import analyze_run, save_part
+    from .analyze import JobCache, analyze_parts, save_part
+    from .analyze.parts import FAILURES, Failure
     from .store import open_run, read_texts
 
     began = time.monotonic()
     store.read_manifest(run)  # first, since a run that is not there is not sealed either
     content = content_digest(store, run)
     pulled = pulled_key(store, run)
-    keys = {p: stage_key(content, **spec.of(p)) | pulled | {"part": p} for p in parts}
+    place = pulled if site is None else pulled | {"site": site}
+    keys = {p: stage_key(content, **spec.of(p)) | place | {"part": p} for p in parts}
     status: dict[str, str] = {}
+    errors: dict[str, Exception] = {}
     for part, key in keys.items():
         done = results.key(run, stage_name(part))
         status[part] = "was done" if done and done.get("digest") == digest_json(key) else "missing"
     missing = [part for part in parts if status[part] == "missing"]
     if missing:
         say(f"{run}: {', '.join(missing)}")
-        _, texts = read_texts(store, run)
-        dataset = open_run(store, run, pulled_only=True, chunks="job")
-        found = analyze_run(dataset, texts, spec=spec, parts=missing, scheduler=scheduler)
+        found: dict[Any, Any] = {}
+        try:
+            _, texts = read_texts(store, run)
+            dataset = open_run(store, run, pulled_only=True, chunks="job")
+            with bar(run) as progress:
+                found = analyze_parts(
+                    dataset,
+                    texts,
+                    spec=spec,
+                    parts=missing,
+                    site=site,
+                    scheduler=scheduler,
+                    progress=progress,
+                    cache=JobCache(results.stage(run, JOBS), content),
+                    memory_limit=memory,
+                    say=lambda line: say(f"{run}: {line}"),
+                )
+        except CancelledError:
+            raise
+        except FAILURES as err:  # the layers could not be read: no part has a result
+            found = dict.fromkeys(missing, Failure(err))
         provenance = json.dumps(run_provenance(store, run), indent=2)
         for part in missing:
             if part not in found:
                 status[part] = "left out: the run has one generator"
                 continue
             result = found[part]
+            if isinstance(result, Failure):
+                errors[part], status[part] = result.error, failed(result.error)
+                continue
 
             def make(folder: Path, result: Any = result) -> None:  # noqa: ANN401
                 save_part(result, folder)
@@ -90,7 +170,7 @@ def analyze_stage(
 
             results.build(run, stage_name(part), key=keys[part], make=make)
             status[part] = "done"
-    return AnalysisOutcome(run, status, round(time.monotonic() - began, 2))
+    return AnalysisOutcome(run, status, round(time.monotonic() - began, 2), errors)
 
 
 def summarise_analysis(results: Results, run: str) -> list[dict[str, Any]]:
@@ -152,9 +232,8 @@ def summarise_analysis(results: Results, run: str) -> list[dict[str, Any]]:
     return out
 
 
-def compare_stage(
-    results: Results,
-    runs: Sequence[str],
+def compare_runs(
+    probes: Mapping[str, ProbeResult],
     *,
     between: str,
     pool: str | None = None,
@@ -162,28 +241,23 @@ def compare_stage(
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return paired comparisons from the kept probes of ``runs``, and keep them.
+    """Return paired comparisons from the probes of runs by name.
 
     Layers are compared with the one that each run's inner folds selected most. Models are
     compared at that layer of each.
 
     Raises
     ------
-    NotFoundError
-        If a run has no probes here.
     InvalidInputError
         If there is nothing to compare.
     """
     import pandas as pd
 
-    from .analyze import compare_probes, load_part
+    from .analyze import compare_probes
 
-    loaded: dict[str, Any] = {
-        run: load_part("probe", results.stage(run, stage_name("probe"))) for run in runs
-    }
     options = {"n_bootstrap": n_bootstrap, "seed": seed}
     frames, chosen = [], []
-    for run, probe in loaded.items():
+    for run, probe in probes.items():
         scores = probe.scores[probe.scores["cv"] == probe.directions.attrs["cv"]]
         scores = scores if pool is None else scores[scores["pool"] == pool]
         scores = scores if method is None else scores[scores["method"] == method]
@@ -203,12 +277,33 @@ def compare_stage(
         msg = "one layer: there is nothing to compare it with"
         raise InvalidInputError(msg)
     table = pd.concat(frames, ignore_index=True)
-    if between != "layer":
-        table = table.assign(layer="selected")
-    target = results.folder / "comparisons"
-    target.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(target / f"{between}.parquet", index=False)
-    table.to_csv(target / f"{between}.csv", index=False)
+    return table if between == "layer" else table.assign(layer="selected")
+
+
+def compare_stage(
+    results: Results,
+    runs: Sequence[str],
+    *,
+    between: str,
+    **options: Any,  # noqa: ANN401
+) -> pd.DataFrame:
+    """Return :func:`compare_runs` of the kept probes of ``runs``, and keep it.
+
+    Raises
+    ------
+    NotFoundError
+        If a run has no probes here.
+    InvalidInputError
+        If there is nothing to compare.
+    """
+    from .analyze import load_part
+    from .analyze.table import write_table
+
+    probes: dict[str, Any] = {
+        run: load_part("probe", results.stage(run, stage_name("probe"))) for run in runs
+    }
+    table = compare_runs(probes, between=between, **options)
+    write_table(table, results.folder / "comparisons", name=between, formats=("parquet", "csv"))
     return table
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .console import emit, json_option, print_table, say
+from .console import emit, json_option, print_table, read_toml, say
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .analysis_job import AnalysisJob
     from .schemas import Record
 
 __all__ = ["COMPARISONS"]
@@ -40,21 +38,12 @@ _seed = click.option("--seed", type=int, help="Seed of every draw.  [default: 0]
 _scheduler = click.option(
     "--scheduler", help="threads, processes, or an address of a Dask cluster."
 )
+_memory = click.option("--memory", help="Most memory, such as 4GiB: fewer jobs at once.")
 
 
 def _read_spec(record: type[Spec], file: Path | None, **options: object) -> Spec:
     """Return the spec of a TOML file with the options that were given over it."""
-    import tomllib
-
-    from .schemas import InvalidInputError
-
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            values = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-            msg = f"{file}: not valid TOML: {err}"
-            raise InvalidInputError(msg) from err
+    values = {} if file is None else read_toml(file)
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("pools", "maps"):
         if name in given:
@@ -62,21 +51,31 @@ def _read_spec(record: type[Spec], file: Path | None, **options: object) -> Spec
     return record.parse(values | given, where=str(file or "options"))
 
 
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Give a bar of finished tasks on a terminal, and nothing anywhere else."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
+def _job(
+    store_url: str,
+    out: Path,
+    *,
+    part: str,
+    spec: Record,
+    **options: Any,  # noqa: ANN401
+) -> AnalysisJob:
+    """Return what a stage of the suite is given, with ``spec`` for one of its parts."""
+    from .analysis_job import AnalysisJob
+    from .job_progress import job_progress
+    from .schemas import AnalyzeSpec
+    from .stages import Results
+    from .store import open_store
 
-    with tqdm(desc=what, unit="task", leave=False) as bar:
+    whole = AnalyzeSpec().model_copy(update={part: spec})
+    return AnalysisJob(
+        open_store(store_url), Results(out), whole, say=say, bar=job_progress, **options
+    )
 
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
 
-        yield show
+def _read(folder: Path, name: str) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_parquet(folder / f"{name}.parquet")
 
 
 def _show(frame: pd.DataFrame, columns: list[str], *, folder: Path, as_json: bool) -> None:
@@ -115,6 +114,7 @@ def _write(frame: pd.DataFrame, folder: Path, name: str) -> None:
     "--permutations", "n_permutations", type=click.IntRange(1), help="Of the null.  [default: 1000]"
 )
 @_scheduler
+@_memory
 @_seed
 @json_option
 def geometry(
@@ -125,6 +125,7 @@ def geometry(
     spec_file: Path | None,
     site: str | None,
     scheduler: str | None,
+    memory: str | None,
     as_json: bool,
     **options: Any,  # noqa: ANN401
 ) -> None:
@@ -133,18 +134,19 @@ def geometry(
     \b
     Example: actlake analyze geometry s3://bucket/store llama-3-8b --out results
     """
-    from .analyze.geometry_run import geometry_run, save_geometry_result
     from .schemas import GeometrySpec
-    from .store import open_run
+    from .suite_stages import geometry_stage
 
     spec = _read_spec(GeometrySpec, spec_file, **options)
-    ds = open_run(store_url, run, pulled_only=True, chunks="job")
-    with _progress("geometry") as progress:
-        result = geometry_run(ds, spec=spec, site=site, scheduler=scheduler, progress=progress)
-    folder = save_geometry_result(result, out / run / "geometry")
-    rows = result.rows[result.rows.metric == "cosine"]
+    execution = {"site": site, "scheduler": scheduler, "memory": memory}
+    job = _job(store_url, out, part="geometry", spec=spec, **execution)
+    job.store.read_manifest(run)
+    say(f"{run}: geometry {geometry_stage(job, run)}")
+    folder = job.results.stage(run, "geometry")
+    every = _read(folder, "geometry")
+    rows = every[every.metric == "cosine"]
     if rows.empty:
-        rows = result.rows[(result.rows.metric == "reliability") & (result.rows.space == "raw")]
+        rows = every[(every.metric == "reliability") & (every.space == "raw")]
     columns = [
         "pool", "layer", "contrast", "other", "space", "estimate", "ci_low", "ci_high",
         "p_value", "disattenuated", "verdict",
@@ -163,6 +165,7 @@ def geometry(
     "--max-texts", type=click.IntRange(4), help="A sample beyond so many.  [default: 700]"
 )
 @_scheduler
+@_memory
 @_seed
 @json_option
 def similarity(
@@ -173,6 +176,7 @@ def similarity(
     spec_file: Path | None,
     site: str | None,
     scheduler: str | None,
+    memory: str | None,
     as_json: bool,
     **options: Any,  # noqa: ANN401
 ) -> None:
@@ -183,16 +187,15 @@ def similarity(
     \b
     Example: actlake analyze similarity s3://bucket/store llama-3-8b phi-3 --out results
     """
-    from .analyze.similarity_run import similarity_run
     from .schemas import SimilaritySpec
-    from .store import open_runs
+    from .suite_stages import similarity_stage
 
     spec = _read_spec(SimilaritySpec, spec_file, **options)
-    opened = open_runs(store_url, runs or None, pulled_only=True, chunks="job")
-    with _progress("similarity") as progress:
-        frame = similarity_run(opened, spec=spec, site=site, scheduler=scheduler, progress=progress)
-    folder = out / "similarity"
-    _write(frame, folder, "similarity")
+    execution = {"site": site, "scheduler": scheduler, "memory": memory}
+    job = _job(store_url, out, part="similarity", spec=spec, **execution)
+    say(f"similarity {similarity_stage(job, runs or job.store.run_ids())}")
+    folder = job.results.stage("", "similarity")
+    frame = _read(folder, "similarity")
     keys = ["pool", "run", "other_run", "metric", "layer"]
     there = frame[frame.estimate.notna()]
     best = there.loc[there.groupby(keys, sort=False).estimate.idxmax()]
@@ -214,6 +217,7 @@ def similarity(
     help="The texts that maps are fitted on.  [default: neutral]",
 )
 @_scheduler
+@_memory
 @_seed
 @json_option
 def transfer(
@@ -224,6 +228,7 @@ def transfer(
     spec_file: Path | None,
     site: str | None,
     scheduler: str | None,
+    memory: str | None,
     as_json: bool,
     **options: Any,  # noqa: ANN401
 ) -> None:
@@ -234,26 +239,15 @@ def transfer(
     \b
     Example: actlake analyze transfer s3://bucket/store llama-3-8b phi-3 --maps ridge
     """
-    from .analyze.transfer_run import transfer_run
     from .schemas import TransferSpec
-    from .store import open_runs, open_store
+    from .suite_stages import transfer_stage
 
     spec = _read_spec(TransferSpec, spec_file, **options)
-    store = open_store(store_url)
-    opened = open_runs(store, runs or None, pulled_only=True, chunks="job")
-    corpora = {store.read_manifest(run).corpus for run in opened}
-    texts = {text.id: text for corpus in corpora for text in store.read_corpus(corpus)[1]}
-    with _progress("transfer") as progress:
-        frame = transfer_run(
-            opened,
-            list(texts.values()),
-            spec=spec,
-            site=site,
-            scheduler=scheduler,
-            progress=progress,
-        )
-    folder = out / "transfer"
-    _write(frame, folder, "transfer")
+    execution = {"site": site, "scheduler": scheduler, "memory": memory}
+    job = _job(store_url, out, part="transfer", spec=spec, **execution)
+    say(f"transfer {transfer_stage(job, runs or job.store.run_ids())}")
+    folder = job.results.stage("", "transfer")
+    frame = _read(folder, "transfer")
     rows = frame[(frame.metric == "auroc") & frame.control.isna()]
     columns = [
         "pool", "source_run", "source_layer", "run", "layer", "map", "map_r2", "estimate",
@@ -291,6 +285,7 @@ def correlate(
     Example: actlake analyze correlate results/llama-3-8b/probe ratings.csv --rating empathy
     """
     from .analyze.behaviour import correlate_scores, read_ratings
+    from .analyze.table import add_origin
     from .schemas import CorrelationSpec, NotFoundError
 
     spec = _read_spec(CorrelationSpec, spec_file, **options)
@@ -302,6 +297,8 @@ def correlate(
             raise NotFoundError(msg)
         rated = rated.rename(columns={scenario_column: "scenario"})
     frame = correlate_scores(table, rated, spec=spec)
+    if scores.is_dir() and (scores / "probe.parquet").is_file() and "run" in table.columns:
+        frame = add_origin(frame, read_ratings(scores / "probe.parquet"))
     folder = out / "correlation"
     _write(frame, folder, "correlation")
     columns = [

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +24,7 @@ __all__ = [
     "parse_layers",
     "print_facts",
     "print_table",
+    "read_toml",
     "say",
     "show_progress",
 ]
@@ -62,6 +64,17 @@ def print_facts(facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
         click.echo(f"{name.ljust(width)}  {shown}")
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Return the keys of a TOML file; InvalidInputError says where it is none."""
+    import tomllib
+
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        msg = f"{file}: not valid TOML: {err}"
+        raise InvalidInputError(msg) from err
 
 
 def extract_specs(

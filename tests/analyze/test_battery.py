@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from click.testing import CliRunner
 
-from actlake.analysis import analyze_stage, stage_name, summarise_analysis
+from actlake.analysis import JOBS, analyze_stage, stage_name, summarise_analysis
 from actlake.analyze import (
     PARTS,
     analyze_run,
@@ -282,7 +282,9 @@ def test_all_analyses_every_run_of_a_store(commanded):
     for name in ("bow", "surface", "other_generator", "residualised"):
         assert 0 <= strong[name] <= 1
     assert "bag of words" in strong["verdict"]
-    assert {p.name for p in (out / "one").iterdir()} == {stage_name(part) for part in PARTS}
+    assert {p.name for p in (out / "one").iterdir()} == {
+        "geometry", JOBS, *(stage_name(part) for part in PARTS),
+    }  # fmt: skip
 
 
 def test_again_it_reads_and_computes_nothing(commanded):

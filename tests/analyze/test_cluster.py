@@ -15,6 +15,7 @@ import pytest
 from dask.multiprocessing import initialize_worker_process
 from distributed import LocalCluster
 
+from actlake.analyze import JobCache, analyze_parts
 from actlake.analyze.battery import PARTS, analyze_run
 from actlake.analyze.components import pca_run
 from actlake.analyze.geometry_run import geometry_run
@@ -144,6 +145,35 @@ def test_other_processes_give_the_projections_of_threads(runs, elsewhere):
     assert here.keys() == there.keys()
     for layer in here:
         np.testing.assert_array_equal(here[layer], there[layer])
+
+
+def test_parts_on_a_cluster_are_those_of_threads_and_are_kept_here(
+    runs, cluster, synthetic_run, tmp_path
+):
+    """The layers are computed by processes that read S3; their results are kept by this one."""
+    texts = synthetic_run(n_neutral=12, hidden=12, strength=2.0, n_test_scenarios=2).texts
+    spec = AnalyzeSpec.parse(
+        {"probe": {"methods": ["diff_means", "logistic"], "n_bootstrap": 5, "n_reliability": 2,
+                   "c_grid": [0.01, 1.0]},
+         "random": {"n_directions": 9}, "nulls": {"n_draws": 9}},
+        where="test",
+    )  # fmt: skip
+    cache, told, said = JobCache(tmp_path, "content"), [], []
+    here = analyze_parts(runs["a"], texts, spec=spec, scheduler="threads")
+    there = analyze_parts(
+        runs["a"], texts, spec=spec, scheduler=cluster, cache=cache, say=said.append,
+        progress=lambda *at: told.append(at),
+    )  # fmt: skip
+    assert told == [(1, 2), (2, 2)]
+    assert "a job on a worker" in said[0]
+    assert len(list(tmp_path.rglob("*.npz"))) == 2 * len(here)
+    kept = analyze_parts(runs["a"], texts, spec=spec, scheduler="tcp://127.0.0.1:9", cache=cache)
+    for part, result in here.items():
+        for name in ("rows", "bands", "null", "scores"):
+            if hasattr(result, name):
+                expected = getattr(result, name)
+                pd.testing.assert_frame_equal(getattr(there[part], name), expected)
+                pd.testing.assert_frame_equal(getattr(kept[part], name), expected)
 
 
 def finished(statistics):

@@ -7,6 +7,7 @@ from scipy.stats import kstest
 
 from actlake.analyze.auroc import auroc
 from actlake.analyze.flips import LINEAR_METHODS, draw_flips, flip_scores
+from actlake.analyze.logistic_flips import logistic_flip_scores
 from actlake.analyze.nullrun import null_run
 from actlake.analyze.nulls import covariance_matched_scores, drawn_aurocs, signal_p_value
 from actlake.analyze.probes import Tuning, fit_fold
@@ -56,6 +57,24 @@ def test_every_draw_has_the_scores_of_a_refit(case, shape, method, shrinkage):
             np.testing.assert_allclose(found[:, fold.test, draw], expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=["tall", "wide"])
+def test_every_logistic_draw_has_the_scores_of_a_refit(case, shape):
+    """C tuned again in the inner folds of every draw; one draw at a time gives the same."""
+    table, x = case(*shape, strength=1.5)
+    folds = scenario_folds(table, max_folds=100, seed=0).folds
+    signs = draw_flips(table.n_pairs, n_draws=3, seed=3)
+    tuning = Tuning(c_grid=(1e-3, 0.1, 10.0))
+    found = logistic_flip_scores(x, folds, signs, c_grid=tuning.c_grid)
+    for draw in range(4):
+        relabelled = flipped(x, signs[:, draw])
+        for fold in folds:
+            probe = fit_fold(relabelled, fold, method="logistic", tuning=tuning).probe
+            expected = probe.score(relabelled[:, fold.test])
+            np.testing.assert_allclose(found[:, fold.test, draw], expected, rtol=1e-3, atol=1e-3)
+    alone = logistic_flip_scores(x, folds, signs[:, 2:3], c_grid=tuning.c_grid)
+    np.testing.assert_allclose(alone[..., 0], found[..., 2], rtol=1e-6, atol=1e-6)
+
+
 def test_pairs_that_no_fold_holds_out_train_nothing_and_score_nothing(case):
     table, x = case(3, 6, 9)
     generator = table.generator.copy()
@@ -99,9 +118,13 @@ def simulate(method, *, repeats, n_draws=99, n_layers=6, strength=0.0):
         for _ in range(n_layers):
             x = shared + rng.standard_normal((2, 20, 12))
             x[0, :, 0] += strength
-            scores = flip_scores(
-                x, folds, signs, methods=[method], tuning=Tuning(lambda_grid=(0.1, 1.0)), hidden=12
-            )[method]
+            if method == "logistic":
+                scores = logistic_flip_scores(x, folds, signs, c_grid=(0.01, 1.0))
+            else:
+                scores = flip_scores(
+                    x, folds, signs, methods=[method], tuning=Tuning(lambda_grid=(0.1, 1.0)),
+                    hidden=12,
+                )[method]  # fmt: skip
             areas.append(drawn_aurocs(scores, members=[np.arange(20)])[0])
         stacked = np.stack(areas)
         best = int(stacked[:, 0].argmax())
@@ -123,6 +146,14 @@ def test_p_of_a_selected_layer_is_uniform_with_the_maximum_and_not_without():
     assert (corrected <= 0.05).mean() <= 0.09
     assert not uniform(alone, 99)
     assert (alone <= 0.05).mean() >= 0.12
+
+
+@pytest.mark.slow
+def test_p_of_logistic_refits_is_uniform_under_the_null():
+    """O5, the probe without a closed form: fewer draws and layers, since each is a fit."""
+    alone, corrected = simulate("logistic", repeats=150, n_draws=19, n_layers=3)
+    assert uniform(corrected, 19)
+    assert (alone <= 0.05).mean() >= (corrected <= 0.05).mean()
 
 
 @pytest.mark.slow
@@ -212,6 +243,23 @@ def test_the_logistic_probe_says_why_it_has_no_refits(result):
     (row,) = result.rows[result.rows.method == "logistic"].to_dict("records")
     assert pd.isna(row["estimate"])
     assert "ridge is its counterpart" in row["reason"]
+
+
+def test_logistic_refits_that_were_asked_for_are_counted_in_their_rows(synthetic_run):
+    run = synthetic_run(n_layers=2, n_scenarios=4, pairs_per_scenario=4, strength=3.0)
+    found = null_run(
+        run.ds, run.texts, spec=NullSpec(n_draws=19, logistic_draws=9),
+        probe=ProbeSpec(methods=("ridge", "logistic"), c_grid=(0.01, 1.0)),
+        scheduler="synchronous",
+    )  # fmt: skip
+    rows = found.rows[found.rows.subset == "all"]
+    logistic = rows[rows.method == "logistic"].set_index(["null", "layer"])
+    assert (logistic.loc["label_flip_refit"].n_draws == 9).all()
+    assert (logistic.loc["label_flip_refit"].p_value == 0.1).all()
+    assert (logistic.loc["isotropic"].n_draws == 19).all()
+    assert logistic.estimate.notna().all()
+    bands = found.bands[found.bands.method == "logistic"]
+    assert set(bands.n_draws) == {9}
 
 
 def test_bands_describe_every_layer_and_the_maximum_over_them(result):

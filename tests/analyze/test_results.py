@@ -61,7 +61,7 @@ def test_a_probe_result_comes_back_as_it_was_saved(probes, tmp_path):
     xr.testing.assert_identical(back.directions, probes.directions)
     assert back.selected_layer == probes.selected_layer
     assert {path.name for path in folder.iterdir()} == {
-        "probe.parquet", "probe.csv", "null.parquet", "null.csv", "scores.parquet",
+        "probe.parquet", "probe.csv", "null.parquet", "null.csv", "scores.parquet", "scores.csv",
         "directions.zarr",
     }  # fmt: skip
 

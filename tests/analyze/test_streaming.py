@@ -10,9 +10,9 @@ import pytest
 import xarray as xr
 
 from actlake.analyze.kept import load_statistics, save_statistics
-from actlake.analyze.memory import memory_needed
 from actlake.analyze.schedule import run_tasks
 from actlake.analyze.statistics import block_statistics
+from actlake.analyze.stream_memory import memory_needed
 from actlake.analyze.streamed import repool, streamed_axes, streamed_diff_means, streamed_lda
 from actlake.analyze.streaming import (
     LazyRows,

@@ -42,8 +42,34 @@ def test_runs_of_unlike_corpora_are_joined_by_text_id(store):
         expected = np.stack([values[i] for i in ("c", "b", "e")])
         np.testing.assert_array_equal(opened[name][ARRAY].values, expected)
         assert all(c == 1 for c in opened[name][ARRAY].chunks[1])  # layers are never mixed
-        assert "token_id" not in opened[name].coords
+        assert opened[name]["token_offset"].values[-1] == opened[name].sizes["token"]
     assert open_runs(store, ["second", "first"])["first"]["text"].values.tolist() == ["e", "b", "c"]
+
+
+@pytest.mark.parametrize("chunks", [{}, "job", None])
+@pytest.mark.parametrize("ids", [[9, 2, 5, 3], [0, 1, 2, 3, 8]], ids=["any order", "neighbours"])
+def test_tokens_follow_their_texts(store, chunks, ids):
+    """Texts in another order, some of them missing: every token stands beside its own text."""
+    fill_store(store, tokens=True)
+    plan = make_plan("second", n_texts=len(ids))
+    plan = plan.model_copy(update={"corpus": "other", "corpus_digest": f"sha256:{'b' * 64}"})
+    coords = make_coords(plan)
+    coords["text"] = open_run(store, "tiny")["text"].values[ids]
+    write_run(store, plan, coords=coords)
+    whole = open_run(store, "tiny")
+    cut = open_runs(store, ["second", "tiny"], chunks=chunks)["tiny"]
+    assert cut["text"].values.tolist() == whole["text"].values[ids].tolist()
+    edges, of_whole = cut["token_offset"].values, whole["token_offset"].values
+    assert edges[-1] == cut.sizes["token"] > 0
+    for row, old in enumerate(ids):
+        mine, theirs = slice(edges[row], edges[row + 1]), slice(*of_whole[old : old + 2])
+        for name in ("resid_post_tokens", "token_id", "token_position"):
+            np.testing.assert_array_equal(
+                cut[name].values[mine], whole[name].values[theirs], err_msg=name
+            )
+        assert set(cut["token_text"].values[mine]) == {row}
+    if chunks is not None:
+        assert all(c == 1 for c in cut["resid_post_tokens"].chunks[1])
 
 
 def test_other_coordinates_follow_the_rows(store):
