@@ -44,9 +44,13 @@ SEPARATION_GRID = _both_sides((0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0))
 
 
 class StudyCorpus(Record):
-    """Where the texts come from: ``bundled:demo`` or a JSONL file beside the study file."""
+    """Where the texts come from: ``bundled:demo`` or a JSONL file beside the study file.
+
+    ``scenarios`` is the file of their scenarios; a bundled corpus brings its own.
+    """
 
     source: str = "bundled:demo"
+    scenarios: str | None = None
     id: str | None = None
     arms: ArmNames = ArmNames()
 

@@ -15,6 +15,7 @@ from .doses import DoseSpec
 from .intervention import MatchedSpec, MediateSpec, PatchSpec
 from .scoring import JudgeSpec, ScoreSpec
 from .shift import NegativeSpec, ScenarioSpec
+from .steer_transfer import SteerTransferSpec
 from .study import (
     BagOfWordsSpec,
     ExtractSpec,
@@ -144,6 +145,7 @@ class StudyFile(Record):
     doses: DoseSpec | None = None
     negative: NegativeSpec | None = None
     task_free: ScenarioSpec | None = None
+    steer_transfer: SteerTransferSpec | None = None
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

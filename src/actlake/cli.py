@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -31,11 +30,12 @@ from .cli_share import card, import_, pull, push
 from .cli_steer import generate as generate_steered
 from .cli_steer_score import score as score_steered
 from .cli_store import store
+from .cli_study import run_opened, study
 from .cli_sweep import steer as run_steering
 from .cli_tables import export as export_corpus
 from .cli_tables import import_ as import_corpus
 from .cli_transfer import map_direction, steer_transfer
-from .console import emit, json_option, print_facts, say
+from .console import json_option
 from .schemas.errors import ActlakeError, InvalidInputError
 
 __all__ = ["cli", "main"]
@@ -87,66 +87,7 @@ def demo(out: Path, store_url: str | None, as_json: bool) -> None:  # noqa: FBT0
     """
     from .study import demo_study
 
-    _run_study(demo_study(), out=out, store_url=store_url, base=None, as_json=as_json)
-
-
-@cli.group()
-def study() -> None:
-    """Run a whole study from one TOML file.
-
-    \b
-    Example: actlake study run study.toml
-    """
-
-
-@study.command("run")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for store, results and report.  [default: the file's name]",
-)
-@click.option("--store", "store_url", help="Another place for the store: any fsspec URL.")
-@json_option
-def study_run(file: Path, out: Path | None, store_url: str | None, as_json: bool) -> None:  # noqa: FBT001
-    """Run the stages of FILE that are not done, and write the report.
-
-    \b
-    Example: actlake study run empathy.toml --store s3://bucket/empathy
-    """
-    from .study import load_study
-
-    found = load_study(file)
-    _run_study(
-        found, out=out or Path(file.stem), store_url=store_url, base=file.parent, as_json=as_json
-    )
-
-
-def _run_study(
-    study: Any,  # a StudyFile, whose import is not free  # noqa: ANN401
-    *,
-    out: Path,
-    store_url: str | None,
-    base: Path | None,
-    as_json: bool,
-) -> None:
-    from .study import run_study
-
-    outcome = run_study(study, out=out, store_url=store_url, base=base, say=say)
-    value = {
-        "summary": outcome.summary,
-        "report": str(outcome.report),
-        "store": outcome.store_url,
-        "seconds": outcome.seconds,
-    }
-
-    def show() -> None:
-        for line in outcome.summary:
-            print_facts(line)
-            click.echo()
-        click.echo(f"done in {outcome.seconds} s; report: {outcome.report}")
-
-    emit(value, as_json=as_json, show=show)
+    run_opened(demo_study(), out=out, store_url=store_url, base=None, as_json=as_json)
 
 
 @cli.command()
@@ -216,6 +157,6 @@ steer = ExtractGroup(
 )
 for command in (
     analyze, cloud, corpus, doses, extract, negative, probe, progress, samples, score, steer, store,
-    task_free,
+    study, task_free,
 ):  # fmt: skip
     cli.add_command(command)

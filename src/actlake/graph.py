@@ -35,6 +35,7 @@ class Cost:
     forward_tokens: int = 0
     new_tokens: int = 0
     stored_bytes: int = 0
+    n_parameters: int = 0  # of that model
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,6 @@ class Task:
     stage: str
     subject: str
     where: Place
-    title: str
     needs: tuple[str, ...] = ()  # names of tasks
     specs: dict[str, Any] = field(default_factory=dict)  # plain JSON values
     version: int = 1
@@ -109,6 +109,10 @@ class Graph:
                 msg = f"the study's task {task.name!r} {what}"
                 raise InvalidInputError(msg)
             self._by_name[task.name] = task
+
+    def task(self, name: str) -> Task:
+        """Return the task of that name."""
+        return self._by_name[name]
 
     # -- what there is
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .schemas import SteerSpec
     from .store import Store
 
-__all__ = ["steer_stage", "weigh_steering"]
+__all__ = ["steer_stage", "weigh_steering", "write_sweeps"]
 
 
 def _stage_key(
@@ -83,12 +83,13 @@ def steer_stage(
             device=device, attn_implementation=attn_implementation, batch_tokens=batch_tokens,
             against=against, weights=True, say=say,
         )  # fmt: skip
-        _make(sweeps, folder)
+        write_sweeps(sweeps, folder)
 
     return results.build(run, "steer", key=key, make=make)
 
 
-def _make(sweeps: Sweeps, folder: Path) -> None:
+def write_sweeps(sweeps: Sweeps, folder: Path) -> None:
+    """Measure the sweeps and write their tables, placebos and settings into ``folder``."""
     from .analyze import save_directions
     from .steer import prompt_baseline
     from .store import corpus_digest

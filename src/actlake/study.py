@@ -5,37 +5,48 @@ from __future__ import annotations
 import json
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .schemas import InvalidInputError, NotFoundError, SteerSpec, StudyFile, StudyModel
-from .stages import (
-    Results,
-    load_corpus,
-    pca_stage,
-    probe_stage,
-    read_steering,
-    report_stage,
-)
-from .steering import steer_stage
+from .graph import Graph, Outcome, Place, Task
+from .schemas import InvalidInputError, NotFoundError, SteerSpec, StudyFile
+from .stages import Results, load_corpus, read_steering, report_stage
+from .study_tasks import StudyParts, run_name, study_graph
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["StudyOutcome", "demo_study", "load_study", "run_name", "run_study", "summarise"]
+    from .schemas import Scenario
+
+__all__ = [
+    "Study",
+    "StudyOutcome",
+    "demo_study",
+    "load_study",
+    "open_study",
+    "run_name",
+    "run_study",
+    "summarise",
+]
 
 
 @dataclass(frozen=True)
 class StudyOutcome:
-    """Where a study's results are, and its summary (one plain dict per model)."""
+    """Where a study's results are, its summary (one plain dict per model), and its tasks' ends."""
 
     store_url: str
     results: Path
-    report: Path
+    report: Path | None  # None where no model was probed
     summary: list[dict[str, Any]]
+    outcomes: list[Outcome]
     seconds: float
+
+    @property
+    def unfinished(self) -> list[Outcome]:
+        """The tasks that failed, or wait for others."""
+        return [outcome for outcome in self.outcomes if outcome.state in {"failed", "waits"}]
 
 
 def demo_study() -> StudyFile:
@@ -84,9 +95,76 @@ def load_study(path: str | Path) -> StudyFile:
     return StudyFile.parse(data, where=str(path))
 
 
-def run_name(model: StudyModel) -> str:
-    """Return the run of a study's model: its own name, or the last part of the model's."""
-    return model.run or model.model.removeprefix("bundled:").rstrip("/").rsplit("/", 1)[-1]
+@dataclass(frozen=True)
+class Study:
+    """A study that was opened: its corpus, its store, its results, and its tasks."""
+
+    file: StudyFile
+    parts: StudyParts
+    graph: Graph
+    out: Path
+
+
+def open_study(
+    study: StudyFile,
+    *,
+    out: Path,
+    store_url: str | None = None,
+    base: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Study:
+    """Return a study with its tasks; its store is made where there is none.
+
+    Parameters
+    ----------
+    study
+        What is to be run.
+    out
+        Folder for ``results/``, ``report.html`` and, unless ``store_url`` says otherwise,
+        ``store/``.
+    store_url
+        Any fsspec URL; machines that share it share what is done.
+    base
+        Folder that relative paths in the study file are taken from.
+    say
+        Called with lines of progress.
+
+    Raises
+    ------
+    ActlakeError
+        If the corpus or the store cannot be read.
+    """
+    from .store import create_store
+
+    info, texts = load_corpus(study.corpus, base=base)
+    out.mkdir(parents=True, exist_ok=True)
+    results = Results(out / "results")
+    results.folder.mkdir(exist_ok=True)
+    (results.folder / "study.json").write_text(study.to_json())
+    parts = StudyParts(
+        study=study,
+        store=create_store(store_url or str(out / "store")),
+        results=results,
+        info=info,
+        texts=texts,
+        scenarios=_scenarios(study, base),
+        say=say,
+    )
+    say(f"corpus {info.id}: {info.n_texts} texts, {info.n_pairs} pairs; store {parts.store.url}")
+    return Study(study, parts, study_graph(parts), out)
+
+
+def _scenarios(study: StudyFile, base: Path | None) -> list[Scenario] | None:
+    """Return the scenarios of the corpus: named in the file, or those of a bundled corpus."""
+    from .corpus import bundled_scenarios, read_scenarios
+
+    source, path = study.corpus.source, study.corpus.scenarios
+    if path is not None:
+        found = Path(path).expanduser()
+        return read_scenarios(found if found.is_absolute() or base is None else base / found)
+    if source.startswith("bundled:"):
+        return bundled_scenarios(source.removeprefix("bundled:"))
+    return None
 
 
 def run_study(
@@ -95,87 +173,59 @@ def run_study(
     out: Path,
     store_url: str | None = None,
     base: Path | None = None,
+    only: Sequence[str] = (),
+    until: str | None = None,
+    where: Place | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> StudyOutcome:
-    """Run every stage of a study that is not done yet and write its report.
+    """Run the stages of a study that are not done yet and write its report.
+
+    A stage that fails stops only what needs it; the outcomes say why. The report is of the models
+    that were probed, and is not written where none was.
 
     Parameters
     ----------
-    study
-        What to run.
-    out
-        Folder for ``results/``, ``report.html`` and, unless ``store_url`` says otherwise,
-        ``store/``.
-    store_url
-        Any fsspec URL.
-    base
-        Folder that relative paths in the study file are taken from.
-    say
-        Called with one line per stage.
+    study, out, store_url, base, say
+        See :func:`open_study`.
+    only, until, where
+        See :meth:`Graph.select`.
 
     Raises
     ------
     ActlakeError
-        From the stage that failed; what was done before stays, and running again goes on.
+        If the corpus, the store or the study's models cannot be read, before anything is run.
+    InvalidInputError
+        If a stage is unknown.
     """
-    from .extract import extract_run
-    from .store import create_store
-
     began = time.monotonic()
-    info, texts = load_corpus(study.corpus, base=base)
-    out.mkdir(parents=True, exist_ok=True)
-    results = Results(out / "results")
-    results.folder.mkdir(exist_ok=True)
-    (results.folder / "study.json").write_text(study.to_json())
-    store = create_store(store_url or str(out / "store"))
-    say(f"corpus {info.id}: {info.n_texts} texts, {info.n_pairs} pairs; store {store.url}")
-    for model in study.models:
-        run = run_name(model)
-        done = extract_run(
-            store,
-            texts,
-            info,
-            model=model.model,
-            run=run,
-            revision=model.revision,
-            capture=study.capture,
-            extract=study.extract,
-        )
-        kept = f" ({done.n_blocks_kept} were there)" if done.n_blocks_kept else ""
-        digest = done.seal.data_digest[:19] if done.seal else "not sealed"
-        say(f"{run}: extracted, {done.n_blocks} blocks{kept}, {digest}")
-        fresh = probe_stage(
-            store, run, results, probe=study.probe, random=study.random, bow=study.bow
-        )
-        say(f"{run}: probed{_skipped(fresh)}")
-        fresh = pca_stage(store, run, results, spec=study.pca)
-        say(f"{run}: principal components{_skipped(fresh)}")
-        if study.steer.enabled and model.steer:
-            fresh = steer_stage(
-                store,
-                run,
-                results,
-                model=model.model,
-                revision=model.revision,
-                spec=study.steer,
-                capture=study.capture,
-                device=study.extract.device,
-                attn_implementation=study.extract.attn_implementation,
-                batch_tokens=store.read_plan(run).batch_tokens,
-                say=say,
-            )
-            say(f"{run}: steered{_skipped(fresh)}")
-    runs = [run_name(model) for model in study.models]
-    report = report_stage(results, out / "report.html", runs=runs, title=study.title)
-    summary = [summarise(results, run, steer=study.steer) for run in runs]
-    (results.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    opened = open_study(study, out=out, store_url=store_url, base=base, say=say)
+    graph, results = opened.graph, opened.parts.results
+    chosen = graph.select(only=only, until=until, where=where)
+    _check_models(graph, chosen)
+    outcomes = graph.carry_out(chosen, say=say)
+    runs = [run for run in map(run_name, study.models) if results.key(run, "probe") is not None]
+    report, summary = None, []
+    if runs:
+        report = report_stage(results, out / "report.html", runs=runs, title=study.title)
+        summary = [summarise(results, run, steer=study.steer) for run in runs]
+        (results.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return StudyOutcome(
-        store.url, results.folder, report, summary, round(time.monotonic() - began, 1)
+        store_url=opened.parts.store.url,
+        results=results.folder,
+        report=report,
+        summary=summary,
+        outcomes=outcomes,
+        seconds=round(time.monotonic() - began, 1),
     )
 
 
-def _skipped(fresh: bool) -> str:  # internal  # noqa: FBT001
-    return "" if fresh else " (was done)"
+def _check_models(graph: Graph, tasks: Sequence[Task]) -> None:
+    """Plan every extraction that is to be run, so that a wrong model costs no time of others."""
+    for task in tasks:
+        if task.stage == "extract" and task.cost is not None and not graph.is_done(task):
+            ready = all(graph.is_done(graph.task(need)) for need in task.needs)
+            if ready:
+                task.cost()
 
 
 def summarise(results: Results, run: str, *, steer: SteerSpec) -> dict[str, Any]:

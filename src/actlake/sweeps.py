@@ -153,8 +153,12 @@ def prepare_sweeps(
     against: Sequence[Direction],
     weights: bool,
     say: Callable[[str], None],
+    loaded: LoadedModel | None = None,
 ) -> Sweeps:
-    """Return what the sweeps of a run read; without ``weights`` they can only be weighed."""
+    """Return what the sweeps of a run read; without ``weights`` they can only be weighed.
+
+    ``loaded`` is the model where it is there already.
+    """
     from .analyze import load_probe_result
     from .corpus import pair_texts
     from .extract import load_model
@@ -167,7 +171,8 @@ def prepare_sweeps(
         results=results,
         spec=spec,
         capture=capture,
-        loaded=load_model(
+        loaded=loaded
+        or load_model(
             model,
             revision=revision,
             dtype=capture.dtype,

@@ -30,11 +30,11 @@ class Work:
             self.did.append(stage)
             (folder / "rows.csv").write_text(stage)
 
-        return Task(stage, subject, where, stage, needs=needs, specs=specs, make=make)
+        return Task(stage, subject, where, needs=needs, specs=specs, make=make)
 
     def graph(self, *, seed=0):
         extract = Task(
-            "extract", "phi", "gpu", "extract",
+            "extract", "phi", "gpu",
             act=lambda say: setattr(self, "sealed", True),
             content=lambda: {"content": "abc"} if self.sealed else None,
         )  # fmt: skip

@@ -90,7 +90,7 @@ def test_running_the_demo_again_does_nothing(demo):
     out, printed = demo
     before = {p: p.stat().st_mtime_ns for p in (out / "store").rglob("*") if p.is_file()}
     again = actlake("demo", "--out", out, "--json")
-    assert again.stderr.count("(was done)") == 9
+    assert again.stderr.count(": was done") == 12
     assert json.loads(again.stdout)["summary"] == printed["summary"]
     after = {p: p.stat().st_mtime_ns for p in (out / "store").rglob("*") if p.is_file()}
     assert {p.name for p in after if after[p] != before.get(p)} <= {"catalog.json"}
