@@ -12,7 +12,7 @@ from actlake.cli import cli
 from actlake.corpus import bundled_corpus, make_variants, write_jsonl
 from actlake.schemas import VariantSpec
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 N_SCENARIOS = 12
 
@@ -55,7 +55,7 @@ def test_the_planted_shortcut_is_called_one_and_the_balanced_half_is_not(ablated
     assert overall["shortcut"]["bow_before"] >= 0.99
     assert overall["balanced"]["bow_before"] <= 0.6
     for row in found["verdicts"]:
-        assert row["subset"] != "balanced" or row["finding"] in {"not_lexical", "undecided"}, row
+        assert row["subset"] != "balanced" or row["finding"] != "shortcut", row
 
 
 def test_the_tables_have_both_ways_and_all_draws(ablated):
