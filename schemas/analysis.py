@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from .ablation import AblationSpec
 from .base import Record
 from .comparison import CorrelationSpec, GeometrySpec, SimilaritySpec, TransferSpec
 from .study import BagOfWordsSpec, ProbeSpec, RandomSpec
@@ -60,8 +61,8 @@ class AnalyzeSpec(Record):
 
     ``probe`` to ``confounds`` come from one reading of a run's layers: ``probe`` says the folds
     and pools of all of them; ``generators`` are the same probes under leave-one-generator-out.
-    ``geometry`` reads a run again, ``similarity`` and ``transfer`` the runs that have texts in
-    common, ``correlation`` the kept scores and a table of ratings.
+    ``geometry`` and ``ablation`` read a run again, ``similarity`` and ``transfer`` the runs that
+    have texts in common, ``correlation`` the kept scores and a table of ratings.
     """
 
     encoding_type: ClassVar[str] = "actlake-analysis"
@@ -72,6 +73,7 @@ class AnalyzeSpec(Record):
     nulls: NullSpec = NullSpec()
     confounds: ConfoundSpec = ConfoundSpec()
     geometry: GeometrySpec = GeometrySpec()
+    ablation: AblationSpec = AblationSpec()
     similarity: SimilaritySpec = SimilaritySpec()
     transfer: TransferSpec = TransferSpec()
     correlation: CorrelationSpec = CorrelationSpec()

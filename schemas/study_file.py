@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from .ablation import AblationSpec
 from .analysis import ConfoundSpec, NullSpec
 from .base import Record
 from .capture import CaptureSpec
@@ -134,6 +135,7 @@ class StudyFile(Record):
     variants: VariantSpec | None = None
     nulls: NullSpec | None = None
     confounds: ConfoundSpec | None = None
+    ablation: AblationSpec | None = None
     geometry: GeometrySpec | None = None
     similarity: SimilaritySpec | None = None
     transfer: TransferSpec | None = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .schemas import (
+    AblationSpec,
     AnalyzeSpec,
     CorpusInfo,
     DoseSpec,
@@ -110,6 +111,15 @@ class Analyses:
         )
         _, texts = read_texts(self.store, run)
         save_part(analyze_run(self._open(run), texts, spec=spec, parts=[part])[part], folder)
+
+    def ablation(self, folder: Path, run: str) -> None:
+        """Leave words out of both classes, and see what is left of the contrast."""
+        from .analyze import ablation_run, save_ablation
+        from .store import read_texts
+
+        _, texts = read_texts(self.store, run)
+        spec = self.study.ablation or AblationSpec()
+        save_ablation(ablation_run(self._open(run), texts, spec=spec), folder)
 
     def geometry(self, folder: Path, run: str) -> None:
         """Compute components, cosines between directions, and t-SNE of a run."""

@@ -118,11 +118,11 @@ class _Builder:
         parts: tuple[AnalysisPart, ...] = ("nulls", "confounds")
         for part in parts:
             if getattr(study, part) is not None:
-                make = partial(analyses.part, run=run, part=part)
-                self._add(part, run, make, specs=(*probing, part), needs=here)
-        if study.geometry is not None:
-            make = partial(analyses.geometry, run=run)
-            self._add("geometry", run, make, specs=("geometry",), needs=here)
+                one = partial(analyses.part, run=run, part=part)
+                self._add(part, run, one, specs=(*probing, part), needs=here)
+        for stage, make in (("ablation", analyses.ablation), ("geometry", analyses.geometry)):
+            if getattr(study, stage) is not None:
+                self._add(stage, run, partial(make, run=run), specs=(stage,), needs=here)
 
     def _steer(self, run: str, model: StudyModel) -> None:
         """Add the sweep of strengths, the texts of the steered model, and what is asked of both."""

@@ -14,6 +14,7 @@ from .analysis import AnalysisOutcome, analyze_stage, failed
 from .analysis_job import AnalysisJob, LeftOutError
 from .schemas import CancelledError
 from .suite_stages import (
+    ablation_stage,
     correlation_stage,
     geometry_stage,
     models_stage,
@@ -30,7 +31,10 @@ LAYERS: tuple[AnalysisPart, ...] = ("probe", "generators", "random", "nulls", "c
 RunStage = Callable[[AnalysisJob, str], str]
 StoreStage = Callable[[AnalysisJob, Sequence[str]], str]
 
-RUN_STAGES: tuple[tuple[str, RunStage], ...] = (("geometry", geometry_stage),)
+RUN_STAGES: tuple[tuple[str, RunStage], ...] = (
+    ("geometry", geometry_stage),
+    ("ablation", ablation_stage),
+)
 STORE_STAGES: tuple[tuple[str, StoreStage], ...] = (
     ("models", models_stage),
     ("similarity", similarity_stage),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .analyze import JobCache
 
 __all__ = [
+    "ablation_stage",
     "correlation_stage",
     "geometry_stage",
     "models_stage",
@@ -83,6 +84,37 @@ def geometry_stage(job: AnalysisJob, run: str) -> str:
 
     job.results.build(run, "geometry", key=key, make=make)
     cache.keep_only(jobs, "geometry")
+    return "done"
+
+
+def ablation_stage(job: AnalysisJob, run: str) -> str:
+    """Ablate the words of a run that has its tokens, or lexical variants among its texts."""
+    from .analyze import ablation_run, save_ablation
+    from .schemas import NotFoundError
+    from .store import open_run, read_texts
+
+    spec = job.spec.ablation
+    key = stage_key(content_digest(job.store, run), ablation=spec) | pulled_key(job.store, run)
+    key |= {"site": job.site}
+    if job.is_done(run, "ablation", key):
+        return "was done"
+    _, texts = read_texts(job.store, run)
+    ds = open_run(job.store, run, pulled_only=True, chunks="job")
+    job.say(f"{run}: ablation")
+    try:
+        with job.bar(f"{run} ablation") as progress:
+            result = ablation_run(
+                ds, texts, spec=spec, site=job.site, scheduler=job.scheduler, progress=progress
+            )
+    except NotFoundError as err:  # neither tokens nor variants
+        raise LeftOutError(str(err)) from err
+    provenance = json.dumps(run_provenance(job.store, run), indent=2)
+
+    def make(folder: Path) -> None:
+        save_ablation(result, folder)
+        (folder / "provenance.json").write_text(provenance)
+
+    job.results.build(run, "ablation", key=key, make=make)
     return "done"
 
 
