@@ -40,6 +40,7 @@ from actlake.schemas import (
 )
 from actlake.stages import Results
 from actlake.store import create_store, open_run
+from tests.analyze.left_out import without_ablation
 
 ARRAY = "resid_post_mean_response"
 SPEC = AnalyzeSpec.parse(
