@@ -177,15 +177,13 @@ class Interventions:
             progress=_tenths(f"{run}: texts", self.say),
         )
         by_id = {text.id: text for text in prompts}
-        asked = pd.DataFrame(
-            [by_id[name].model_dump(include=set(_OF_TEXT)) for name in table["prompt"]]
-        )
+        asked = [by_id[name] for name in table["prompt"]]
         table = table.assign(
             run=run,
-            **{name: asked[name].to_numpy() for name in _OF_TEXT},
-            prompt_text=[by_id[name].prompt or "" for name in table["prompt"]],
+            prompt_text=[text.prompt or "" for text in asked],
             alpha_raw=table["alpha"],
             alpha_separation=table["alpha"] / direction.norm,
+            **{name: pd.Series([getattr(text, name) for text in asked]) for name in _OF_TEXT},
         )
         judge = wanted.judge
         scored = score_table(
