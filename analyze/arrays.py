@@ -8,10 +8,11 @@ from typing import Any, get_args
 import numpy as np
 import xarray as xr
 from dask.delayed import delayed
+from numpy.typing import NDArray
 
 from ..schemas import NotFoundError, Pool, Site, array_name, near_names, span_of
 
-__all__ = ["layer_values", "run_pools"]
+__all__ = ["layer_values", "read_layer", "run_pools"]
 
 
 def run_pools(
@@ -75,3 +76,9 @@ def layer_values(ds: xr.Dataset, name: str, at: int) -> Any:  # noqa: ANN401
     if blocks.shape[1:].count(1) != blocks.ndim - 1:
         return layer
     return blocks.item() if blocks.size == 1 else delayed(np.concatenate)(blocks.ravel().tolist())
+
+
+def read_layer(ds: xr.Dataset, name: str, at: int) -> NDArray[Any]:
+    """Return layer number ``at`` of an array, dims (text, hidden), read now."""
+    values: NDArray[Any] = ds[name].transpose("text", "layer", ...).variable.isel(layer=at).values
+    return values

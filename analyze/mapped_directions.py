@@ -17,7 +17,7 @@ from ..schemas import (
     TransferSpec,
     array_name,
 )
-from .arrays import layer_values
+from .arrays import read_layer
 from .auroc import Floats
 from .common import common_texts, nearest_layers
 from .geometry_run import finite_rows
@@ -119,8 +119,7 @@ class _Job:
                 there = sorted(str(n) for n in ds.data_vars if "hidden" in ds[n].dims)
                 msg = f"run {name!r} has no {array_name(site, pool)}; it has {there}"
                 raise InvalidInputError(msg)
-            lazy = layer_values(ds, array_name(site, pool), layer_place(ds, layer, name))
-            values = np.asarray(lazy.compute().values)
+            values = read_layer(ds, array_name(site, pool), layer_place(ds, layer, name))
             paired = finite_rows(values, table.rows[:, train].ravel(), texts=texts, where=where)
             weights.append(fit_diff_means(paired.reshape(2, train.size, -1)).weight)
             if not np.linalg.norm(weights[-1]) > 0:

@@ -17,7 +17,7 @@ from ..schemas import (
     array_name,
     require_like,
 )
-from .arrays import layer_values
+from .arrays import read_layer
 from .auroc import Floats
 from .design import Design, make_design
 from .splits import split_fold
@@ -90,7 +90,7 @@ def placebo_directions(
     found: list[Direction] = []
     for layer in layers:
         at = design.layers.index(layer)
-        values = layer_values(ds, array_name(design.site, pool), at).load().values
+        values = read_layer(ds, array_name(design.site, pool), at)
         points = values[design.table.rows[:, train]].astype(np.float64)
         half = (points[0] - points[1]) / 2
         own = _direction(design, pool, layer, method=METHOD, vector=2 * half.mean(axis=0),

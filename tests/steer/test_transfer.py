@@ -234,7 +234,7 @@ def test_what_does_not_fit_is_refused(loaded):
         run(mapped)
     with pytest.raises(InvalidInputError, match="unlike layers"):
         run(own, mapped.model_copy(update={"layer": 2}))
-    with pytest.raises(InvalidInputError, match="layer 9 does not exist"):
+    with pytest.raises(InvalidInputError, match="of layer 9; tiny has layers 0 to 3"):
         run(*(d.model_copy(update={"layer": 9}) for d in (own, mapped)))
     with pytest.raises(InvalidInputError, match="comes from elsewhere"):
         run(*(d.model_copy(update={"model": "elsewhere"}) for d in (own, mapped)))
