@@ -206,12 +206,16 @@ class _Kept:
         chosen: Sequence[int],
         outcome: CaseOutcome,
     ) -> None:
+        digest = _contrast_digest(case, given)
+        known = self.rows.setdefault(digest, {})
+        # Every part runs the clean prompts again and rounds in its own way: the first ones stay.
         fresh: dict[str, _Figures] = {
-            f"clean {role}": (float(v[0]), float(v[1]), 0.0) for role, v in outcome.clean.items()
+            name: (float(v[0]), float(v[1]), 0.0)
+            for role, v in outcome.clean.items()
+            if (name := f"clean {role}") not in known
         }
         for k, both, change in zip(chosen, outcome.patched, outcome.change, strict=True):
             fresh[self.names[k]] = (float(both[0]), float(both[1]), float(change))
-        digest = _contrast_digest(case, given)
         records = [
             {
                 "contrast_digest": digest,
@@ -222,7 +226,7 @@ class _Kept:
             for name, figures in fresh.items()
         ]
         commit_part(pd.DataFrame.from_records(records), self.folder, noun=_NOUN)
-        self.rows.setdefault(digest, {}).update(fresh)
+        known.update(fresh)
 
 
 def _name(patch: Patch) -> str:
