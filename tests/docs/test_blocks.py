@@ -1,7 +1,8 @@
 """Every command and every piece of code that README and docs show is run, or says what it needs.
 
 A block that needs what is not here, a GPU or a cloud account, says so in its first line or in a
-comment before it. Of those the commands and options are checked.
+comment before it. Of those the commands and options are checked. What needs vLLM is run where that
+is, by ``tests/vllm/test_vllm_doc.py``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.torch
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
 BLOCK = re.compile(r"(?:<!-- (needs [^>]*?) -->\n)?```(sh|bash|python)\n(.*?)```", re.DOTALL)
-NEEDS = {"needs a GPU", "needs a cloud account"}
+NEEDS = {"needs a GPU", "needs a cloud account", "needs vLLM"}
 ELSEWHERE = {"corpus.md": "tests/corpus/test_corpus_doc.py"}  # runs that page's commands
 LONG = {"README.md", "collaborators.md", "plan.md", "quickstart.md"}  # they run a model
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
