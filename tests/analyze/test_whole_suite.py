@@ -254,6 +254,8 @@ def test_what_is_stopped_goes_on_where_it_was(synthetic_run, tmp_path, how):
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, *words], stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        # A suite started in the background of a shell hands on an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     kept = tmp_path / "results/a/.jobs"
     deadline = time.monotonic() + 100

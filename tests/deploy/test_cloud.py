@@ -236,6 +236,8 @@ def test_stopping_the_command_gives_the_machine_back(number, cloud, tmp_path):
          str(tmp_path / "store"), "--commands", str(tmp_path / "stages.txt"), "--package", "",
          "--max-hours", "1", "--poll-seconds", "0.2", "--pass", "PYTHONPATH"],
         stderr=subprocess.PIPE, text=True,
+        # A suite started in the background of a shell hands on an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     for line in process.stderr:
         if "running, 1 of 1" in line:
