@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """
     if MISSING and collection_path.name.startswith("test_"):
         text = collection_path.read_text()
-        return any(f"\npytestmark = pytest.mark.{name}" in text for name in MISSING) or None
+        marks = re.findall(r"^pytestmark = (.*)$", text, flags=re.MULTILINE)
+        return any(f"pytest.mark.{name}" in mark for name in MISSING for mark in marks) or None
     return None
 
 

@@ -4,6 +4,7 @@ from random import Random
 
 import numpy as np
 import pytest
+import torch
 
 from actlake.corpus import bundled_corpus
 from actlake.corpus.grammar import classify_response, scenarios, user_prompt
@@ -11,7 +12,6 @@ from actlake.extract import find_blocks, load_model, render_texts, unwrap_hidden
 from actlake.schemas import CaptureSpec, DoseSpec, SteeredTextsSpec, Text
 from actlake.steer import analyse_doses, generate_table, prompt_ids
 
-torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 SEPARATIONS = (-3.0, -2.0, -1.5, -1.25, -1.0, -0.75, -0.5, 0.0, 1.0)
 CLAIMED = 20.0
