@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from actlake.corpus import bundled_corpus
@@ -9,6 +12,23 @@ from actlake.steer import Intervention, intervene, plan_positions, prompt_ids
 
 OPERATORS = ("add", "project_out", "set", "replace", "swap", "swap_complement")
 SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+
+
+@contextmanager
+def beside_vllm(config, path) -> Iterator[None]:
+    """Let transformers make a model of ``config`` whose class vLLM has borrowed in this process.
+
+    vLLM changes the class, which from then on asks for vLLM's configuration of the model.
+    """
+    from vllm import EngineArgs
+    from vllm.config import set_current_vllm_config
+
+    config.save_pretrained(path)
+    given = EngineArgs(
+        str(path), skip_tokenizer_init=True, enforce_eager=True, dtype="float32", max_model_len=64
+    )
+    with set_current_vllm_config(given.create_engine_config()):
+        yield
 
 
 def batch(loaded, n=6):

@@ -20,12 +20,13 @@ from tests.vllm.steering import (
     OPERATORS,
     SITES,
     batch,
+    beside_vllm,
     intervention,
     oracle,
     stream_scale,
     until_end,
 )  # fmt: skip
-from tests.vllm.test_parity import folder
+from tests.vllm.test_parity import CONFIGS, folder
 
 pytestmark = pytest.mark.vllm
 
@@ -176,7 +177,8 @@ def test_organisms_in_heads_that_vllm_has(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["gemma2", "qwen2", "olmo2", "gpt2", "neox"])
 def test_other_architectures(name, tmp_path):
-    loaded = load_model(str(folder(name, tmp_path / name)), head=True, device="cpu")
+    with beside_vllm(CONFIGS[name], tmp_path / "config"):
+        loaded = load_model(str(folder(name, tmp_path / name)), head=True, device="cpu")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 500, (4, 20), generator=generator)
     attended = (torch.arange(20) >= torch.tensor([0, 5, 16, 11])[:, None]).long()
