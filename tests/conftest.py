@@ -9,12 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests import servers
 
 # Before torch is imported, and for every process that a test starts: models here are so small that
 # threads only wait for each other, for seconds where something else runs on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No deadline: what else the machine does is no property of the code.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 _NEEDS = {
     "torch": "torch",
