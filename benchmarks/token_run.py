@@ -21,7 +21,7 @@ from actlake.schemas import (
     TokenizerInfo,
     digest_json,
 )
-from actlake.store import create_store, open_run, plan_token_axis, rows_within_memory, text_coords
+from actlake.store import create_store, open_run, plan_token_axis, rows_within_bytes, text_coords
 
 RUN, ARRAY = "tokens", "resid_post_tokens"
 N_TEXTS = 400
@@ -41,7 +41,7 @@ def write_token_run(folder: Path, *, gigabytes: float, hidden: int, n_layers: in
     lengths = (mean_length * rng.uniform(0.5, 1.5, N_TEXTS)).astype(int).clip(20).tolist()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     n_tokens, layers = int(offsets[-1]), tuple(range(n_layers))
-    rows = rows_within_memory(lengths, token_bytes=4 * n_layers * hidden, block_bytes=BLOCK_BYTES)
+    rows = rows_within_bytes(lengths, token_bytes=4 * n_layers * hidden, block_bytes=BLOCK_BYTES)
     axis = plan_token_axis(lengths, layers=layers, hidden=hidden, rows_per_block=rows)
     digest = digest_json("bench")
     plan = RunPlan(

@@ -78,3 +78,37 @@ def test_public_names_exist():
         assert getattr(actlake, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'stroe'"):
         _ = actlake.stroe
+
+
+def offered(room):
+    """The names of a room: rooms export lazily, so a type checker takes any name for granted."""
+    folder = ROOT / room if room else ROOT / "src" / "actlake"
+    modules = {path.stem for path in folder.glob("*.py")} | {path.name for path in folder.iterdir()}
+    for node in ast.parse((folder / "__init__.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return modules | set(ast.literal_eval(node.value))
+    pytest.fail(f"{folder}/__init__.py has no __all__")
+
+
+def asked_of_rooms(path):
+    """The rooms that a file imports from, "" for the package itself, with the names."""
+    depth = 1 if path.parent == ROOT / "src" / "actlake" else 2
+    inside = path.parts[len(ROOT.parts)] in {"src", *ROOMS}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        parts = (node.module or "").split(".") if node.module else []
+        if node.level and inside and node.level == depth:
+            parts = ["actlake", *parts]
+        if parts[:1] == ["actlake"] and (parts[1:] == [] or parts[1:] in [[r] for r in ROOMS]):
+            yield "".join(parts[1:]), {alias.name for alias in node.names}
+
+
+def test_every_name_that_is_imported_from_a_room_is_offered_by_it():
+    names, seen = {room: offered(room) for room in ("", *ROOMS)}, 0
+    for folder in ("src", "tests", "benchmarks", *ROOMS):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for room, asked in asked_of_rooms(path):
+                seen += 1
+                assert asked <= names[room], f"{path}: {asked - names[room]} of {room or 'actlake'}"
+    assert seen > 500
