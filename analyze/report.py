@@ -50,7 +50,9 @@ class ReportInput:
     directions' band per run, pool, subset and layer, ``steering`` SteeringRow columns, ``runs``
     the manifests with their seals' digests. An empty table or None means "not run".
     ``selected_layers`` are the layers that inner folds selected, by run and then by
-    (pool, method), as ``ProbeResult.selected_layer`` returns them.
+    (pool, method), as ``ProbeResult.selected_layer`` returns them. ``tables`` are those of all
+    other stages by name (``patching``, ``ablation_verdicts``), each with a column ``run``; a stage
+    that was not run has none.
     """
 
     title: str
@@ -64,6 +66,7 @@ class ReportInput:
     arm_names: ArmNames | Mapping[str, str] = field(default_factory=ArmNames)
     environment: Mapping[str, Any] = field(default_factory=dict)
     selected_layers: Mapping[str, Mapping[tuple[str, str], int]] = field(default_factory=dict)
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def write_report(results: ReportInput, path: Path) -> Path:

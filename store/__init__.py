@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .reader import open_run
     from .repair import RepairPlan, apply_repair, plan_repair
     from .shared_results import fetch_result, find_result, publish_result, stored_results
-    from .store import Store, create_store, open_store
+    from .store import Store, create_store, open_store, preview_store
     from .tokens import plan_token_axis, rows_within_bytes
     from .transfer import Transfer, pull, push
     from .verification import Fault, VerifyReport, verify_run
@@ -63,6 +63,7 @@ __all__ = [
     "plan_repair",
     "plan_token_axis",
     "prepare_import",
+    "preview_store",
     "publish_result",
     "pull",
     "push",
@@ -111,6 +112,7 @@ _MODULES = {
     "plan_repair": "repair",
     "plan_token_axis": "tokens",
     "prepare_import": "importing",
+    "preview_store": "store",
     "publish_result": "shared_results",
     "pull": "transfer",
     "push": "transfer",

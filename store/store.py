@@ -42,7 +42,7 @@ from .partial import pulled_key, read_pulled
 from .stored_corpora import NAME, RECORD_BYTES, near_known, read_corpus, write_corpus
 from .writer import RunWriter
 
-__all__ = ["Store", "create_store", "open_store"]
+__all__ = ["Store", "create_store", "open_store", "preview_store"]
 
 FIRST_CONTACT_SECONDS = 20.0
 SEAL_BYTES = 256 * 2**20  # an entry is about 150 bytes: see MAX_OBJECTS
@@ -102,6 +102,26 @@ def open_store(
         )
         raise NotFoundError(msg)
     return Store(location, backend=backend, info=_parse_store(found, location))
+
+
+def preview_store(
+    url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+) -> Store:
+    """Open the store at ``url``; where there is none, return it empty, as it would be made.
+
+    Nothing is written.
+
+    Raises
+    ------
+    StorageError
+        If the storage cannot be reached.
+    """
+    try:
+        return open_store(url, storage_options=storage_options)
+    except NotFoundError:
+        location = parse_location(url, storage_options=storage_options)
+        info = StoreInfo(created_at=now(), created_by=f"actlake {__version__}", create_only=False)
+        return Store(location, backend=open_backend(location), info=info)
 
 
 class Store:

@@ -106,7 +106,8 @@ def report(results: Path, out: Path, title: str) -> None:
     \b
     Example: actlake report results --out report.html
     """
-    from .stages import Results, report_stage
+    from .reporting import report_stage
+    from .stages import Results
 
     click.echo(report_stage(Results(results), out, title=title))
 

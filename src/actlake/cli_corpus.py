@@ -44,17 +44,6 @@ def load_source(source: str, arms: tuple[str, str] | None) -> tuple[CorpusInfo, 
     return load_corpus(StudyCorpus.parse({"source": source, "arms": named}))
 
 
-def load_scenarios(source: str, path: Path | None) -> list[Scenario] | None:
-    """Return the scenarios of a file, or those that come with a bundled corpus."""
-    from .corpus import bundled_scenarios, read_scenarios
-
-    if path is not None:
-        return read_scenarios(path)
-    if source.startswith("bundled:"):
-        return bundled_scenarios(source.removeprefix("bundled:"))
-    return None
-
-
 @corpus.command()
 @click.argument("source")
 @arms_option
@@ -89,6 +78,7 @@ def validate(
     Example: actlake corpus validate pairs.jsonl --scenarios scenarios.jsonl
     """
     from .corpus import accepted_texts, load_lexicon, read_scores, validate_corpus, write_jsonl
+    from .stages import load_scenarios
 
     info, texts = load_source(source, arms)
     scenarios = load_scenarios(source, scenario_file)
@@ -214,6 +204,7 @@ def stats(
     """
     from .corpus import corpus_stats, plot_stats
     from .schemas import StatsSpec
+    from .stages import load_scenarios
 
     info, texts = load_source(source, arms)
     spec = StatsSpec.parse({"seed": seed} | ({"budget": budget} if budget else {}))

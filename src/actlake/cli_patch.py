@@ -19,6 +19,7 @@ from .console import (
     say,
     show_progress,
 )
+from .intervention_files import save_intervention
 from .schemas.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -239,19 +240,6 @@ def draw_figure(rows: pd.DataFrame, path: Path, *, name: str) -> None:
     say(f"figure: {write_chart(CHARTS[name](rows), path)}")
 
 
-def _save(result: Any, folder: Path, *, name: str, spec: Record, facts: dict[str, Any]) -> None:  # noqa: ANN401
-    from ._version import __version__
-
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = result.rows.assign(code_version=__version__)
-    rows.to_parquet(folder / f"{name}.parquet", index=False)
-    rows.to_csv(folder / f"{name}.csv", index=False)
-    result.samples.to_parquet(folder / f"{name}-samples.parquet", index=False)
-    record = {"actlake": __version__, **facts, "spec": spec.to_dict()}
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    say(f"tables: {folder / name}.parquet, {name}-samples.parquet")
-
-
 def _finish(
     result: Any,  # noqa: ANN401
     *,
@@ -262,7 +250,8 @@ def _finish(
     as_json: bool,
 ) -> None:
     facts = {key: str(options[key]) for key in ("model", "contrasts")}
-    _save(result, options["out"], name=name, spec=spec, facts=facts)
+    save_intervention(result, options["out"], name=name, spec=spec, facts=facts)
+    say(f"tables: {options['out'] / name}.parquet, {name}-samples.parquet")
     if name != "mediation":
         draw_figure(result.rows, options["out"] / f"{name}.svg", name=name)
     kept = {"patching": "arm", "mediation": "mediator", "matched": "what"}[name]

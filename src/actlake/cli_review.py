@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .cli_corpus import arms_option, load_scenarios, load_source, scenarios_option
+from .cli_corpus import arms_option, load_source, scenarios_option
 from .console import emit, json_option, print_facts, print_table, say
 
 __all__ = ["review"]
@@ -54,6 +54,7 @@ def draw(
     Example: actlake corpus review draw pairs.jsonl --out review --n 20
     """
     from .corpus import draw_review, write_review
+    from .stages import load_scenarios
 
     info, texts = load_source(source, arms)
     key = draw_review(info, texts, n=n, seed=seed)

@@ -71,11 +71,12 @@ def study_plan(
     from .study import load_study, open_study
 
     found = load_study(file)
-    opened = open_study(
-        found, out=out or Path(file.stem), store_url=store_url, base=file.parent, say=say
-    )
-    tasks = opened.graph.select(**_selection(chosen))
-    records = [_planned(opened.graph, task, found) for task in tasks]
+    graph = open_study(
+        found, out=out or Path(file.stem), store_url=store_url, base=file.parent, write=False,
+        say=say,
+    )  # fmt: skip
+    tasks = graph.select(**_selection(chosen))
+    records = [_planned(graph, task, found) for task in tasks]
     totals = {
         "tasks": len(records),
         "done": sum(record["state"] == "done" for record in records),

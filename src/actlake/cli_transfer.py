@@ -170,9 +170,9 @@ def steer_transfer(
     \b
     Example: actlake steer transfer bundled:phi3-organism bundled:demo --directions mapped
     """
-    from ._version import __version__
     from .corpus import pair_texts
     from .extract import load_model
+    from .intervention_files import save_intervention
     from .schemas import CaptureSpec, SteerSpec, SteerTransferSpec, StudyCorpus
     from .stages import load_corpus
     from .steer import choose_pairs, compare_transfer, weigh_transfer
@@ -204,21 +204,14 @@ def steer_transfer(
             folder=kept,
             progress=progress,
         )
-    out.mkdir(parents=True, exist_ok=True)
-    rows = result.rows.assign(code_version=__version__)
-    rows.to_parquet(out / "steer-transfer.parquet", index=False)
-    rows.to_csv(out / "steer-transfer.csv", index=False)
-    result.samples.to_parquet(out / "steer-transfer-samples.parquet", index=False)
     verdicts = [verdict.to_dict() for verdict in result.verdicts]
-    record = {
-        "actlake": __version__,
+    facts = {
         "model": model,
         "source": source,
         "directions": str(direction_file),
-        "spec": spec.to_dict(),
         "verdicts": verdicts,
     }
-    (out / "steer-transfer.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    rows = save_intervention(result, out, name="steer-transfer", spec=spec, facts=facts)
     say(f"tables: {out / 'steer-transfer'}.parquet, steer-transfer-samples.parquet")
     draw_figure(result.rows, out / "steer-transfer.svg", name="transfer")
     shown = rows[rows["metric"].isin(["effect", "ratio"]) & rows["role"].isin(["own", "mapped"])]

@@ -238,15 +238,21 @@ class Graph:
             return Outcome(task, "failed", f"{type(err).__name__}: {err} (details: {path})")
         return Outcome(task, "done")
 
-    def bring(self, task: Task) -> Path | None:
-        """Return the folder of a finished task's results, fetched from the store where needed."""
+    def bring(self, task: Task) -> Path:
+        """Return the folder of a finished task's results, fetched from the store where needed.
+
+        Raises
+        ------
+        NotFoundError
+            If the task is not done.
+        """
+        folder = self.results.stage(task.subject, task.stage)
         if task.make is None:
-            return None
+            return folder  # what it made lies in the store itself
         made_from = self.made_from(task)
         if made_from is None:
             msg = f"{task.name} is not done: run it first"
             raise NotFoundError(msg)
-        folder = self.results.stage(task.subject, task.stage)
         if not self._is_local(task, made_from):
             from .store import fetch_result
 
@@ -261,6 +267,13 @@ class Graph:
                 make=lambda fresh: fetch_result(self.store, record, fresh),
             )
         return folder
+
+    def bring_finished(self) -> list[Task]:
+        """Fetch the results of everything that is done here or elsewhere; return those tasks."""
+        done = [task for task in self.tasks if task.make is not None and self.is_done(task)]
+        for task in done:
+            self.bring(task)
+        return done
 
     def _do(self, task: Task, *, say: Say) -> None:
         began = time.monotonic()

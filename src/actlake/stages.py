@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,6 @@ from ._version import __version__
 from .schemas import (
     CorpusInfo,
     IncompleteError,
-    NotFoundError,
     PcaSpec,
     ProbeSpec,
     Record,
@@ -29,26 +28,24 @@ from .schemas import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from .schemas import BagOfWordsSpec, RandomSpec
+    from .schemas import BagOfWordsSpec, RandomSpec, Scenario
     from .store import Store
 
 __all__ = [
     "Results",
     "content_digest",
     "load_corpus",
+    "load_scenarios",
     "pca_stage",
     "probe_stage",
     "pulled_key",
-    "read_steering",
-    "report_stage",
     "run_provenance",
     "stage_key",
+    "write_pca",
+    "write_probe",
 ]
 
 _KEY_FILE = "stage.json"
-_ANALYSIS_PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "xarray", "dask", "zarr")
 
 
 def load_corpus(corpus: StudyCorpus, *, base: Path | None = None) -> tuple[CorpusInfo, list[Text]]:
@@ -61,10 +58,30 @@ def load_corpus(corpus: StudyCorpus, *, base: Path | None = None) -> tuple[Corpu
     if corpus.source.startswith("bundled:"):
         info, texts = bundled_corpus(corpus.source.removeprefix("bundled:"))
         return (info.model_copy(update={"id": corpus.id}) if corpus.id else info), texts
-    path = Path(corpus.source).expanduser()
-    path = path if path.is_absolute() or base is None else base / path
+    path = _from_base(corpus.source, base)
     texts = read_jsonl(path, arms=corpus.arms)
     return corpus_info(corpus.id or path.stem, texts, arms=corpus.arms), texts
+
+
+def load_scenarios(
+    source: str, path: str | Path | None, *, base: Path | None = None
+) -> list[Scenario] | None:
+    """Return the scenarios of a file, or those that come with a bundled corpus; else None.
+
+    A relative path is taken from ``base``, the folder of the study file.
+    """
+    from .corpus import bundled_scenarios, read_scenarios
+
+    if path is not None:
+        return read_scenarios(_from_base(path, base))
+    if source.startswith("bundled:"):
+        return bundled_scenarios(source.removeprefix("bundled:"))
+    return None
+
+
+def _from_base(path: str | Path, base: Path | None) -> Path:
+    found = Path(path).expanduser()
+    return found if found.is_absolute() or base is None else base / found
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,12 @@ class Results:
         """Return the runs that have probe results."""
         found = self.folder.glob(f"*/probe/{_KEY_FILE}")
         return sorted(path.parent.parent.name for path in found)
+
+    def finished(self) -> Iterator[tuple[str, str]]:
+        """Yield the subject and the stage of everything that is finished here, in order."""
+        found = [*self.folder.glob(f"*/{_KEY_FILE}"), *self.folder.glob(f"*/*/{_KEY_FILE}")]
+        for folder in sorted(path.parent for path in found):
+            yield folder.parent.relative_to(self.folder).as_posix(), folder.name
 
     def key(self, run: str, name: str) -> dict[str, Any] | None:
         """Return what a finished stage was made from, None where it is not finished."""
@@ -157,26 +180,41 @@ def probe_stage(
     scheduler: str | None = None,
 ) -> bool:
     """Probe a run and keep the tables and directions; returns whether it was done now."""
+    key = stage_key(content_digest(store, run), probe=probe, random=random, bow=bow)
+    key |= pulled_key(store, run)
+    specs: dict[str, Any] = {"probe": probe, "random": random, "bow": bow}
+
+    def make(folder: Path) -> None:
+        write_probe(store, run, folder, **specs, scheduler=scheduler)
+
+    return results.build(run, "probe", key=key, make=make)
+
+
+def write_probe(
+    store: Store,
+    run: str,
+    folder: Path,
+    *,
+    probe: ProbeSpec,
+    random: RandomSpec,
+    bow: BagOfWordsSpec,
+    scheduler: str | None = None,
+) -> None:
+    """Probe a run, and write the tables, the directions and where they are from into ``folder``."""
     from .analyze import probe_run, save_probe_result
     from .store import open_run, read_texts
 
-    key = stage_key(content_digest(store, run), probe=probe, random=random, bow=bow)
-    key |= pulled_key(store, run)
-
-    def make(folder: Path) -> None:
-        _, texts = read_texts(store, run)
-        result = probe_run(
-            open_run(store, run, pulled_only=True, chunks="job"),
-            texts,
-            spec=probe,
-            random=random,
-            bow=bow,
-            scheduler=scheduler,
-        )
-        save_probe_result(result, folder)
-        (folder / "provenance.json").write_text(json.dumps(run_provenance(store, run), indent=2))
-
-    return results.build(run, "probe", key=key, make=make)
+    _, texts = read_texts(store, run)
+    result = probe_run(
+        open_run(store, run, pulled_only=True, chunks="job"),
+        texts,
+        spec=probe,
+        random=random,
+        bow=bow,
+        scheduler=scheduler,
+    )
+    save_probe_result(result, folder)
+    (folder / "provenance.json").write_text(json.dumps(run_provenance(store, run), indent=2))
 
 
 def run_provenance(store: Store, run: str) -> dict[str, Any]:
@@ -202,75 +240,20 @@ def pca_stage(
     store: Store, run: str, results: Results, *, spec: PcaSpec, scheduler: str | None = None
 ) -> bool:
     """Compute principal components of a run; returns whether it was done now."""
-    from .analyze import pca_run, save_pca_result
-    from .store import open_run
-
     key = stage_key(content_digest(store, run), pca=spec) | pulled_key(store, run)
 
     def make(folder: Path) -> None:
-        dataset = open_run(store, run, pulled_only=True, chunks="job")
-        result = pca_run(dataset, spec=spec, scheduler=scheduler)
-        save_pca_result(result, folder)
+        write_pca(store, run, folder, spec=spec, scheduler=scheduler)
 
     return results.build(run, "pca", key=key, make=make)
 
 
-def read_steering(results: Results, run: str) -> pd.DataFrame:
-    """Return what a summary shows of a sweep: one direction and its random placebos."""
-    import pandas as pd
+def write_pca(
+    store: Store, run: str, folder: Path, *, spec: PcaSpec, scheduler: str | None = None
+) -> None:
+    """Compute principal components of a run, and write them into ``folder``."""
+    from .analyze import pca_run, save_pca_result
+    from .store import open_run
 
-    from .steer import main_sweep
-
-    return main_sweep(pd.read_parquet(results.stage(run, "steer") / "steering.parquet"))
-
-
-def report_stage(
-    results: Results, path: Path, *, runs: Sequence[str] | None = None, title: str = ""
-) -> Path:
-    """Write the report of all runs that have results; return its path.
-
-    Raises
-    ------
-    NotFoundError
-        If no run has probe results.
-    """
-    import pandas as pd
-
-    from .analyze import load_pca_result, load_probe_result
-    from .analyze.report import ReportInput, write_report
-    from .store import describe_environment
-
-    chosen = list(runs) if runs is not None else results.runs()
-    if not chosen:
-        msg = f"{results.folder}: no probe results here; run `actlake probe` first"
-        raise NotFoundError(msg)
-    rows, null, pca, points, steering, provenance = [], [], [], [], [], []
-    selected = {}
-    for run in chosen:
-        probe = load_probe_result(results.stage(run, "probe"))
-        rows.append(probe.rows)
-        null.append(probe.null)
-        selected[run] = probe.selected_layer
-        if results.key(run, "pca") is not None:
-            found = load_pca_result(results.stage(run, "pca"))
-            pca.append(found.rows)
-            points.append(found.points)
-        if results.key(run, "steer") is not None:
-            steering.append(read_steering(results, run))
-        provenance.append(json.loads((results.stage(run, "probe") / "provenance.json").read_text()))
-    study_file = results.folder / "study.json"
-    study = json.loads(study_file.read_text()) if study_file.exists() else {}
-    page = ReportInput(
-        title=title or study.get("title") or "actlake report",
-        study=study,
-        rows=pd.concat(rows, ignore_index=True),
-        null=pd.concat(null, ignore_index=True),
-        pca=pd.concat(pca, ignore_index=True) if pca else None,
-        pca_points=pd.concat(points, ignore_index=True) if points else None,
-        steering=pd.concat(steering, ignore_index=True) if steering else None,
-        runs=provenance,
-        arm_names=provenance[0]["arms"],
-        environment=describe_environment(_ANALYSIS_PACKAGES).model_dump(),
-        selected_layers=selected,
-    )
-    return write_report(page, path)
+    dataset = open_run(store, run, pulled_only=True, chunks="job")
+    save_pca_result(pca_run(dataset, spec=spec, scheduler=scheduler), folder)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .schemas import SteerSpec
     from .store import Store
 
-__all__ = ["steer_stage", "weigh_steering", "write_sweeps"]
+__all__ = ["steer_stage", "steered_layer", "weigh_steering", "write_sweeps"]
 
 
 def _stage_key(
@@ -136,6 +136,22 @@ def write_sweeps(sweeps: Sweeps, folder: Path) -> None:
         "model": sweeps.loaded.info.model_dump(mode="json"),
     }
     (folder / "spec.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def steered_layer(folder: Path) -> int:
+    """Return the layer that the sweep in ``folder`` steered, the first where it steered several.
+
+    Raises
+    ------
+    NotFoundError
+        If no sweep lies there.
+    """
+    record = folder / "spec.json"
+    try:
+        return int(json.loads(record.read_text(encoding="utf-8"))["layers"][0])
+    except (OSError, ValueError, KeyError, IndexError) as err:
+        msg = f"{record} cannot be read: {err}; steer the run first"
+        raise NotFoundError(msg) from err
 
 
 def _stack(tables: list[pd.DataFrame]) -> pd.DataFrame:

@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .graph import Graph, Outcome, Place, Task
+from .reporting import read_steering, report_stage
 from .schemas import InvalidInputError, NotFoundError, SteerSpec, StudyFile
-from .stages import Results, load_corpus, read_steering, report_stage
+from .stages import Results, load_corpus, load_scenarios
 from .study_tasks import StudyParts, run_name, study_graph
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .schemas import Scenario
 
 __all__ = [
-    "Study",
     "StudyOutcome",
     "demo_study",
     "load_study",
@@ -95,25 +94,16 @@ def load_study(path: str | Path) -> StudyFile:
     return StudyFile.parse(data, where=str(path))
 
 
-@dataclass(frozen=True)
-class Study:
-    """A study that was opened: its corpus, its store, its results, and its tasks."""
-
-    file: StudyFile
-    parts: StudyParts
-    graph: Graph
-    out: Path
-
-
 def open_study(
     study: StudyFile,
     *,
     out: Path,
     store_url: str | None = None,
     base: Path | None = None,
+    write: bool = True,
     say: Callable[[str], None] = lambda _: None,
-) -> Study:
-    """Return a study with its tasks; its store is made where there is none.
+) -> Graph:
+    """Return the tasks of a study; its store is made where there is none.
 
     Parameters
     ----------
@@ -126,6 +116,8 @@ def open_study(
         Any fsspec URL; machines that share it share what is done.
     base
         Folder that relative paths in the study file are taken from.
+    write
+        Whether the store is made where there is none, and the study noted beside its results.
     say
         Called with lines of progress.
 
@@ -134,37 +126,25 @@ def open_study(
     ActlakeError
         If the corpus or the store cannot be read.
     """
-    from .store import create_store
+    from .store import create_store, preview_store
 
     info, texts = load_corpus(study.corpus, base=base)
-    out.mkdir(parents=True, exist_ok=True)
-    results = Results(out / "results")
-    results.folder.mkdir(exist_ok=True)
-    (results.folder / "study.json").write_text(study.to_json())
+    url, results = store_url or str(out / "store"), Results(out / "results")
+    if write:
+        results.folder.mkdir(parents=True, exist_ok=True)
+        (results.folder / "study.json").write_text(study.to_json())
+    store = create_store(url) if write else preview_store(url)
     parts = StudyParts(
         study=study,
-        store=create_store(store_url or str(out / "store")),
+        store=store,
         results=results,
         info=info,
         texts=texts,
-        scenarios=_scenarios(study, base),
+        scenarios=load_scenarios(study.corpus.source, study.corpus.scenarios, base=base),
         say=say,
     )
-    say(f"corpus {info.id}: {info.n_texts} texts, {info.n_pairs} pairs; store {parts.store.url}")
-    return Study(study, parts, study_graph(parts), out)
-
-
-def _scenarios(study: StudyFile, base: Path | None) -> list[Scenario] | None:
-    """Return the scenarios of the corpus: named in the file, or those of a bundled corpus."""
-    from .corpus import bundled_scenarios, read_scenarios
-
-    source, path = study.corpus.source, study.corpus.scenarios
-    if path is not None:
-        found = Path(path).expanduser()
-        return read_scenarios(found if found.is_absolute() or base is None else base / found)
-    if source.startswith("bundled:"):
-        return bundled_scenarios(source.removeprefix("bundled:"))
-    return None
+    say(f"corpus {info.id}: {info.n_texts} texts, {info.n_pairs} pairs; store {store.url}")
+    return study_graph(parts)
 
 
 def run_study(
@@ -198,19 +178,22 @@ def run_study(
         If a stage is unknown.
     """
     began = time.monotonic()
-    opened = open_study(study, out=out, store_url=store_url, base=base, say=say)
-    graph, results = opened.graph, opened.parts.results
+    graph = open_study(study, out=out, store_url=store_url, base=base, say=say)
+    results = graph.results
     chosen = graph.select(only=only, until=until, where=where)
     _check_models(graph, chosen)
     outcomes = graph.carry_out(chosen, say=say)
-    runs = [run for run in map(run_name, study.models) if results.key(run, "probe") is not None]
+    shown = {(task.subject, task.stage) for task in graph.bring_finished()}
+    runs = [run for run in map(run_name, study.models) if (run, "probe") in shown]
     report, summary = None, []
     if runs:
-        report = report_stage(results, out / "report.html", runs=runs, title=study.title)
+        report = report_stage(
+            results, out / "report.html", title=study.title, wanted=lambda *of: of in shown
+        )
         summary = [summarise(results, run, steer=study.steer) for run in runs]
         (results.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return StudyOutcome(
-        store_url=opened.parts.store.url,
+        store_url=graph.store.url,
         results=results.folder,
         report=report,
         summary=summary,

@@ -25,7 +25,7 @@ from .schemas import (
     ValidateSpec,
     VariantSpec,
 )
-from .stages import run_provenance
+from .stages import write_pca, write_probe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,23 +80,12 @@ class Analyses:
 
     def probe(self, folder: Path, run: str) -> None:
         """Probe every layer of a run under its controls."""
-        from .analyze import probe_run, save_probe_result
-        from .store import read_texts
-
-        _, texts = read_texts(self.store, run)
         study = self.study
-        found = probe_run(
-            self._open(run), texts, spec=study.probe, random=study.random, bow=study.bow
-        )
-        save_probe_result(found, folder)
-        provenance = json.dumps(run_provenance(self.store, run), indent=2)
-        (folder / "provenance.json").write_text(provenance + "\n", encoding="utf-8")
+        write_probe(self.store, run, folder, probe=study.probe, random=study.random, bow=study.bow)
 
     def pca(self, folder: Path, run: str) -> None:
         """Compute the principal components of a run."""
-        from .analyze import pca_run, save_pca_result
-
-        save_pca_result(pca_run(self._open(run), spec=self.study.pca), folder)
+        write_pca(self.store, run, folder, spec=self.study.pca)
 
     def part(self, folder: Path, run: str, *, part: AnalysisPart) -> None:
         """Compute the nulls or the confounds of a run."""
@@ -162,14 +151,17 @@ class Analyses:
 
         from .analyze import load_probe_result
         from .steer import analyse_doses
+        from .steering import steered_layer
 
         samples = pd.read_parquet(self.folder_of("steer", run) / "samples.parquet")
-        own = samples[samples["direction"] == "diff_means"].rename(columns={"pair": "prompt"})
-        layer = int(own["layer"].iloc[0]) if "layer" in own else None
+        layer = steered_layer(self.folder_of("steer", run))
+        own = samples[samples["direction"] == "diff_means"]
+        # Each layer is a question of its own; the first is asked.
+        own = own[own["layers"] == str(layer)].rename(columns={"pair": "prompt"})
         probe = load_probe_result(self.folder_of("probe", run))
         place = {"method": "diff_means", "pool": self.study.steer.pool}
         norms = probe.directions["norm"].sel(place)
-        separation = None if layer is None else float(norms.sel({"layer": layer}))
+        separation = float(norms.sel({"layer": layer}))
         found = analyse_doses(own, spec=self.study.doses or DoseSpec(), separation=separation)
         self._save(found.rows, found.verdicts, folder, "doses", run=run)
 

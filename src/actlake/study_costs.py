@@ -48,7 +48,7 @@ class Costs:
 
     study: StudyFile
     texts: Sequence[Text]
-    _models: dict[str, LoadedModel] = field(default_factory=dict)
+    _models: dict[tuple[str, str | None], LoadedModel] = field(default_factory=dict)
     _pairs: list[Pair] = field(default_factory=list)
 
     def steer(self, model: StudyModel) -> Cost:
@@ -121,8 +121,9 @@ class Costs:
     def _model(self, model: StudyModel) -> LoadedModel:
         from .extract import load_model
 
-        if model.model not in self._models:
-            self._models[model.model] = load_model(
+        name = (model.model, model.revision)
+        if name not in self._models:
+            self._models[name] = load_model(
                 model.model,
                 revision=model.revision,
                 dtype=self.study.capture.dtype,
@@ -130,7 +131,7 @@ class Costs:
                 head=True,
                 weights=False,
             )
-        return self._models[model.model]
+        return self._models[name]
 
     def _cases(self, model: StudyModel) -> tuple[LoadedModel, list[AlignedCase], np.ndarray]:
         import numpy as np

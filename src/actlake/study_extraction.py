@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .graph import Cost
 from .schemas import CorpusInfo, NotFoundError, StudyFile, StudyModel, Text
-from .stages import Results
+from .stages import pulled_key
 
 if TYPE_CHECKING:
     from .store import Store
@@ -22,13 +23,14 @@ class Extraction:
     """Runs the models of a study over its texts, and tells what is there of them.
 
     ``texts`` are the corpus without variants; those that the stage ``variants`` made join them.
+    ``folder_of`` returns where the results of another stage and subject lie.
     """
 
     study: StudyFile
     store: Store
-    results: Results
     info: CorpusInfo
     texts: Sequence[Text]
+    folder_of: Callable[[str, str], Path]
 
     def extract(self, say: Callable[[str], None], *, run: str, model: StudyModel) -> None:
         """Extract a model's run to the end, or to where other workers are still at it."""
@@ -50,7 +52,7 @@ class Extraction:
         say(f"{done.n_blocks} blocks{kept}, {digest}")
 
     def content(self, *, run: str, model: StudyModel) -> dict[str, Any] | None:
-        """Return the digest of the run's data where it is sealed and of this study, else None."""
+        """Return what of the run is there, where it is sealed and of this study, else None."""
         from .store import content_digest, corpus_digest
 
         try:
@@ -65,7 +67,9 @@ class Extraction:
             # A bundled model and a local folder go by their last part.
             and manifest.model.name in {model.model, re.split("[:/]", model.model.rstrip("/"))[-1]}
         )
-        return {"content": digest} if digest is not None and ours else None
+        if digest is None or not ours:
+            return None
+        return {"content": digest, **pulled_key(self.store, run)}
 
     def cost(self, *, run: str, model: StudyModel) -> Cost:
         """Return the tokens and bytes of a run; the model's config and tokenizer are read."""
@@ -94,9 +98,6 @@ class Extraction:
             return self.info, list(self.texts)
         from .corpus import corpus_info, read_jsonl
 
-        path = self.results.stage("study", "variants") / "texts.jsonl"
-        if not path.exists():
-            msg = f"{path}: no such file; run the stage variants first"
-            raise NotFoundError(msg)
-        texts = [*self.texts, *read_jsonl(path)]
+        made = self.folder_of("variants", "study") / "texts.jsonl"
+        texts = [*self.texts, *read_jsonl(made)]
         return corpus_info(f"{self.info.id}-variants", texts, arms=self.info.arms), texts

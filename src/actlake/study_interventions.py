@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._version import __version__
+from .intervention_files import save_intervention, write_record
 from .schemas import (
     InvalidInputError,
     MatchedSpec,
     MediateSpec,
-    NotFoundError,
     PatchSpec,
     SteeredTextsSpec,
     SteerTransferSpec,
@@ -24,13 +22,13 @@ from .schemas import (
 )
 from .stages import Results
 from .study_contrasts import choose_contrasts, spread_pairs
+from .sweeps import Tenths
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
     from .extract import LoadedModel
-    from .schemas import Record, Scenario
+    from .schemas import Scenario
     from .steer import AlignedCase
     from .store import Store
 
@@ -46,14 +44,15 @@ class LoadedModels:
 
     def __init__(self, study: StudyFile) -> None:
         self.study = study
-        self._name: str | None = None
+        self._name: tuple[str, str | None] | None = None
         self._loaded: LoadedModel | None = None
 
     def get(self, model: StudyModel) -> LoadedModel:
         """Return the model with its head and weights."""
         from .extract import load_model
 
-        if self._loaded is None or self._name != model.model:
+        name = (model.model, model.revision)
+        if self._loaded is None or self._name != name:
             self._loaded = None  # before the next one: two may not fit
             extract = self.study.extract
             self._loaded = load_model(
@@ -64,7 +63,7 @@ class LoadedModels:
                 attn_implementation=extract.attn_implementation,
                 head=True,
             )
-            self._name = model.model
+            self._name = name
         return self._loaded
 
     def drop(self) -> None:
@@ -98,7 +97,7 @@ class Interventions:
             loaded, cases, spec=spec, direction=self._directions(run, loaded),
             batch_tokens=self._batch_tokens(run), **self._kept(run, loaded, "patching"),
         )  # fmt: skip
-        _save(found, folder, name="patching", run=run, spec=spec, loaded=loaded)
+        save_intervention(found, folder, name="patching", run=run, spec=spec, facts=_facts(loaded))
 
     def mediate(self, folder: Path, run: str, model: StudyModel) -> None:
         """Split the effect of the system prompts into what passes through a state and the rest."""
@@ -110,7 +109,7 @@ class Interventions:
             loaded, cases, spec=spec, direction=self._directions(run, loaded),
             batch_tokens=self._batch_tokens(run), **self._kept(run, loaded, "mediation"),
         )  # fmt: skip
-        _save(found, folder, name="mediation", run=run, spec=spec, loaded=loaded)
+        save_intervention(found, folder, name="mediation", run=run, spec=spec, facts=_facts(loaded))
 
     def match(self, folder: Path, run: str, model: StudyModel) -> None:
         """Compare patching with steering as far, at every layer."""
@@ -122,7 +121,7 @@ class Interventions:
             loaded, cases, self._directions(run, loaded), spec=spec,
             batch_tokens=self._batch_tokens(run), **self._kept(run, loaded, "matched"),
         )  # fmt: skip
-        _save(found, folder, name="matched", run=run, spec=spec, loaded=loaded)
+        save_intervention(found, folder, name="matched", run=run, spec=spec, facts=_facts(loaded))
 
     def steer(self, folder: Path, run: str, model: StudyModel) -> None:
         """Sweep the run's direction through its model, beside every control."""
@@ -145,10 +144,11 @@ class Interventions:
 
         from .steer import generate_table, prompt_ids, score_table, write_table
         from .steer.sweep import with_random
+        from .steering import steered_layer
 
         wanted = self.study.texts or StudyTexts()
         loaded = self.models.get(model)
-        layer = self._steered_layer(run)
+        layer = steered_layer(self.results.stage(run, "steer"))
         direction = self._direction(run, layer)
         scale = {
             "raw": 1.0,
@@ -174,7 +174,7 @@ class Interventions:
             dict(zip(labels, vectors, strict=True)),
             spec=spec,
             folder=kept,
-            progress=_tenths(f"{run}: texts", self.say),
+            progress=Tenths(f"{run}: texts", self.say),
         )
         by_id = {text.id: text for text in prompts}
         asked = [by_id[name] for name in table["prompt"]]
@@ -195,7 +195,7 @@ class Interventions:
         )
         write_table(scored.table.assign(prompt=table["prompt"]), folder / "scored.parquet")
         (folder / "summary.json").write_text(scored.summary.to_json(), encoding="utf-8")
-        _record(folder / "texts.json", spec=wanted, loaded=loaded, layer=layer)
+        write_record(folder / "texts.json", spec=wanted, facts=_facts(loaded) | {"layer": layer})
 
     def steer_transfer(self, folder: Path, source: str, target: str, model: StudyModel) -> None:
         """Steer the target with the source's mapped direction, beside its own and the controls."""
@@ -216,9 +216,9 @@ class Interventions:
             **self._kept(f"{source}--{target}", loaded, "steer-transfer"),
         )
         verdicts = [verdict.to_dict() for verdict in found.verdicts]
-        _save(
-            found, folder, name="steer-transfer", run=target, spec=spec, loaded=loaded,
-            verdicts=verdicts,
+        save_intervention(
+            found, folder, name="steer-transfer", run=target, spec=spec,
+            facts=_facts(loaded) | {"verdicts": verdicts},
         )  # fmt: skip
 
     # -- what they share
@@ -246,15 +246,6 @@ class Interventions:
         probe = load_probe_result(self.results.stage(run, "probe"))
         return directions_record(probe.directions, _METHOD, self.study.steer.pool, layer=layer)
 
-    def _steered_layer(self, run: str) -> int:
-        record = self.results.stage(run, "steer") / "spec.json"
-        try:
-            layers = json.loads(record.read_text(encoding="utf-8"))["layers"]
-        except (OSError, ValueError, KeyError) as err:
-            msg = f"{record} cannot be read: {err}; run the stage steer first"
-            raise NotFoundError(msg) from err
-        return int(layers[0])
-
     def _mean_norm(self, run: str, layer: int, *, site: str) -> float:
         from .schemas import norm_name
         from .store import open_run
@@ -278,45 +269,12 @@ class Interventions:
     def _kept(self, subject: str, loaded: LoadedModel, noun: str) -> dict[str, Any]:
         """Return where conditions of this model are kept, and whom to tell of progress."""
         folder = self.results.stage(subject, f"{noun}-conditions") / _name_of(loaded)
-        return {"folder": folder, "progress": _tenths(f"{subject}: {noun}", self.say)}
+        return {"folder": folder, "progress": Tenths(f"{subject}: {noun}", self.say)}
 
 
 def _name_of(loaded: LoadedModel) -> str:
     return loaded.info.fingerprint()[7:23]
 
 
-def _tenths(head: str, say: Say) -> Callable[[int, int], None]:
-    """Return a progress that says how far it is about ten times."""
-    said = 0
-
-    def tell(done: int, total: int) -> None:
-        nonlocal said
-        tenth = 10 * done // max(total, 1)
-        if tenth > said:
-            said = tenth
-            say(f"{head}: {done:,} of {total:,}")
-
-    return tell
-
-
-def _save(
-    found: Any,  # rows and samples of any intervention  # noqa: ANN401
-    folder: Path,
-    *,
-    name: str,
-    run: str,
-    spec: Record,
-    loaded: LoadedModel,
-    **facts: Any,  # noqa: ANN401
-) -> None:
-    rows: pd.DataFrame = found.rows.assign(run=run, code_version=__version__)
-    rows.to_parquet(folder / f"{name}.parquet", index=False)
-    rows.to_csv(folder / f"{name}.csv", index=False)
-    found.samples.to_parquet(folder / f"{name}-samples.parquet", index=False)
-    _record(folder / f"{name}.json", spec=spec, loaded=loaded, **facts)
-
-
-def _record(path: Path, *, spec: Record, loaded: LoadedModel, **facts: Any) -> None:  # noqa: ANN401
-    model = loaded.info.model_dump(mode="json")
-    record = {"actlake": __version__, "model": model, **facts, "spec": spec.to_dict()}
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+def _facts(loaded: LoadedModel) -> dict[str, Any]:
+    return {"model": loaded.info.model_dump(mode="json")}

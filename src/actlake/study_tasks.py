@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .graph import Cost, Graph, Task
-from .schemas import CorpusInfo, Record, StudyFile, StudyModel, Text
+from .schemas import CorpusInfo, Record, StudyFile, StudyModel, Text, digest_json
 from .stages import Results
 from .study_analyses import Analyses
 from .study_costs import Costs
@@ -46,23 +46,29 @@ class StudyParts:
 
 def study_graph(parts: StudyParts) -> Graph:
     """Return the tasks of a study; a section that the file lacks is a stage that it lacks."""
-    return Graph(_Builder(parts).tasks(), results=parts.results, store=parts.store)
+
+    def folder_of(stage: str, subject: str) -> Path:
+        # Asked for while tasks are carried out, when the graph is there.
+        return graph.bring(graph.task(_name(stage, subject)))
+
+    tasks = _Builder(parts, folder_of).tasks()
+    graph = Graph(tasks, results=parts.results, store=parts.store)
+    return graph
 
 
 class _Builder:
     """Collects the tasks in an order in which each comes after what it needs."""
 
-    def __init__(self, parts: StudyParts) -> None:
+    def __init__(self, parts: StudyParts, folder_of: Callable[[str, str], Path]) -> None:
         self.study = parts.study
         self.models = {run_name(model): model for model in parts.study.models}
         self.of = {"corpus": parts.info.texts_digest}
+        scenarios = [scenario.to_dict() for scenario in parts.scenarios or ()]
+        self.judged = {**self.of, "scenarios": digest_json(scenarios)}
         self.analyses = Analyses(
-            parts.study, parts.store, parts.info, parts.texts, parts.scenarios,
-            lambda stage, subject: parts.results.stage(subject, stage),
+            parts.study, parts.store, parts.info, parts.texts, parts.scenarios, folder_of
         )  # fmt: skip
-        self.extraction = Extraction(
-            parts.study, parts.store, parts.results, parts.info, parts.texts
-        )
+        self.extraction = Extraction(parts.study, parts.store, parts.info, parts.texts, folder_of)
         self.interventions = Interventions(
             parts.study, parts.store, parts.results, parts.texts, parts.scenarios,
             LoadedModels(parts.study), parts.say,
@@ -74,7 +80,9 @@ class _Builder:
         """Return the tasks: corpus, models one by one, models together, interventions."""
         study, analyses = self.study, self.analyses
         if study.validation is not None or study.stats is not None:
-            self._add("corpus", ALL, analyses.corpus, specs=("validation", "stats"), given=self.of)
+            self._add(
+                "corpus", ALL, analyses.corpus, specs=("validation", "stats"), given=self.judged
+            )
         if study.variants is not None:
             self._add("variants", ALL, analyses.variants, specs=("variants",), given=self.of)
         for run, model in self.models.items():
@@ -148,7 +156,7 @@ class _Builder:
             partial(made.texts_of, run=run, model=model),
             specs=("texts",),
             needs=swept,
-            given=self.of,
+            given=self.judged,
             cost=partial(self.costs.texts_of, model),
         )
         written = [("texts", run)]

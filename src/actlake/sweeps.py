@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .steer import SweepResult
     from .store import Store
 
-__all__ = ["Sweeps", "choose_layers", "given_layers", "prepare_sweeps", "usable_layers"]
+__all__ = ["Sweeps", "Tenths", "choose_layers", "given_layers", "prepare_sweeps", "usable_layers"]
 
 _CONDITIONS = "steer-conditions"  # beside the stage: what was measured is never measured again
 
@@ -120,19 +120,20 @@ class Sweeps:
             mean_norm=[self.mean_norm(layer) for layer in layers],
             placebos=placebos,
             folder=self.folder(),
-            progress=_Tenths(f"{self.run}: steering layer {place}", self.say),
+            progress=Tenths(f"{self.run}: steering layer {place}", self.say),
             batch_tokens=self.batch_tokens,
         )
 
 
-class _Tenths:
-    """Says how far a sweep is, about ten times."""
+class Tenths:
+    """A progress that says how far it is about ten times."""
 
     def __init__(self, head: str, say: Callable[[str], None]) -> None:
         self.head, self.say, self.said = head, say, 0
 
     def __call__(self, done: int, total: int) -> None:
-        tenth = 10 * done // total
+        """Say so when another tenth of ``total`` is done."""
+        tenth = 10 * done // max(total, 1)
         if tenth > self.said:
             self.said = tenth
             self.say(f"{self.head}: {done:,} of {total:,} conditions")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -171,8 +172,8 @@ def test_a_changed_section_does_again_what_follows_from_it(whole, tmp_path):
     folder, _, _ = whole
     changed = STUDY.replace('positions = ["response"]', 'positions = ["suffix"]')
     study = StudyFile.parse(load_study_text(changed))
-    opened = open_study(study, out=tmp_path, base=folder, store_url=str(folder / "out/store"))
-    undone = [task.name for task in opened.graph.tasks if not opened.graph.is_done(task)]
+    graph = open_study(study, out=tmp_path, base=folder, store_url=str(folder / "out/store"))
+    undone = [task.name for task in graph.tasks if not graph.is_done(task)]
     assert undone == [f"patch of {LLAMA}"]
 
 
@@ -199,6 +200,18 @@ def test_the_plan_says_what_is_left_and_what_it_costs(whole, tmp_path):
     assert tasks[f"texts of {LLAMA}"]["new_tokens"] == 4 * 2 * 3 * 12
     # What a GPU stage waits for is done there too; nothing else of the laptop's is.
     assert {t["task"].split()[0] for t in tasks.values() if t["where"] == "cpu"} == {"probe", "map"}
+    assert not (tmp_path / "new").exists()  # a plan writes nothing
+
+
+def test_results_of_other_settings_are_not_reported(whole, tmp_path):
+    folder, first, _ = whole
+    shutil.copytree(folder / "out", tmp_path / "out")
+    other = STUDY.replace("n_bootstrap = 50\nn_reliability = 4", "n_bootstrap = 40", 1)
+    (folder / "other.toml").write_text(other)
+    study = load_study(folder / "other.toml")
+    again = run_study(study, out=tmp_path / "out", base=folder, only=["corpus"])
+    assert [o.state for o in again.outcomes] == ["was done"]
+    assert (first.summary, again.summary, again.report) == (first.summary, [], None)
 
 
 def test_a_stage_that_fails_says_how_to_go_on(whole, tmp_path):
