@@ -262,6 +262,10 @@ def main() -> None:
         for name, theirs in bench.libraries().items():
             theirs()
             figures[f"speedup_vs_{name}"] = compare(name, bench.extract, theirs, repeats=REPEATS)
+        # What the bare forward pass over our batches would reach, which no extraction can beat.
+        for name in [name for name in figures if name.startswith("speedup_")]:
+            limit = figures[name] * figures["overhead_vs_forward"]
+            figures[name.replace("speedup_vs", "limit_vs")] = round(limit, 3)
         some = 5 if QUICK else 20
         bench.naive(1)
         naive = seconds(lambda: bench.naive(some)) * N_TEXTS / some

@@ -1,10 +1,8 @@
-from itertools import pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actlake.extract.batching import order_texts, pack_batches
+from actlake.extract.batching import PASS_TOKENS, order_texts, pack_batches
 from actlake.schemas import Text
 
 pytestmark = pytest.mark.torch  # the room imports torch, this module does not need it
@@ -21,13 +19,35 @@ def test_batches_hold_every_row_once_within_the_budget(lengths, budget):
         assert cost <= budget or len(batch) == 1
 
 
-@given(lengths=LENGTHS)
-def test_batches_are_as_dense_as_rows_of_one_length_allow(lengths):
-    batches = pack_batches(lengths, batch_tokens=600)
-    for left, right in pairwise(batches):
-        assert max(lengths[i] for i in left) <= min(lengths[i] for i in right)
-        # The next row would not have fitted.
-        assert (len(left) + 1) * lengths[right[0]] > 600
+def cheapest(lengths, budget):
+    """The least cost over all ways to cut a list into batches, by trying each."""
+    if not lengths:
+        return 0
+    costs = []
+    for n in range(1, len(lengths) + 1):
+        padded = n * max(lengths[:n])
+        if padded <= budget or n == 1:
+            costs.append(padded + PASS_TOKENS + cheapest(lengths[n:], budget))
+    return min(costs)
+
+
+@pytest.mark.parametrize("keeps_order", [True, False])
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=9), budget=st.integers(1, 2000))
+def test_no_other_batches_of_these_rows_cost_less(keeps_order, lengths, budget):
+    batches = pack_batches(lengths, batch_tokens=budget, keeps_order=keeps_order)
+    cost = sum(len(b) * max(lengths[i] for i in b) + PASS_TOKENS for b in batches)
+    assert cost == cheapest(lengths if keeps_order else sorted(lengths), budget)
+    ordered = [lengths[i] for batch in batches for i in batch]
+    assert ordered == (lengths if keeps_order else sorted(lengths))
+
+
+def test_rows_of_one_length_fill_their_batches():
+    assert [len(b) for b in pack_batches([10] * 64, batch_tokens=160)] == [16] * 4
+
+
+def test_a_few_long_rows_do_not_pad_the_short_ones():
+    batches = pack_batches([*[10] * 60, *[250] * 4], batch_tokens=16384)
+    assert [len(batch) for batch in batches] == [60, 4]
 
 
 @given(st.permutations([Text(id=f"t{i}", response="x" * (1 + i % 3)) for i in range(7)]))
