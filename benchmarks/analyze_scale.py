@@ -193,15 +193,6 @@ def matched_ablation(scores: np.ndarray, cells: np.ndarray) -> dict[str, float]:
     }
 
 
-def peak_mib() -> float:
-    """Return the peak resident memory of this program, MiB (Linux).
-
-    Not ``ru_maxrss``, in which what the parent held when it forked counts too.
-    """
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-
-
 def stream(folder: Path) -> dict[str, Any]:
     """Return everything of every layer of the run in ``folder``, as far as the time went.
 
@@ -246,10 +237,11 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 import benchmarks.analyze_scale as bench
+from benchmarks.harness import peak_mib
 found = bench.stream(Path(sys.argv[1])) if sys.argv[2] == "pass" else {{}}
 if sys.argv[2] != "pass":
     bench.open_token_run(Path(sys.argv[1]))
-print(json.dumps([bench.peak_mib(), found]))
+print(json.dumps([peak_mib(), found]))
 """
 
 

@@ -214,20 +214,20 @@ class Bench:
 
 
 _MEMORY = """
-import resource, sys
+import sys
 sys.path.insert(0, {root!r})
 import torch, benchmarks.extract as bench
+from benchmarks.harness import peak_mib
 from actlake.extract import extract_run
 from actlake.corpus import corpus_info
 from actlake.store import create_store
 texts = bench.make_texts()
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-base = peak()
+base = peak_mib()
 spec = bench.ExtractSpec(device="cpu", chunk_size=64, batch_tokens=4096)
 extract_run(create_store(sys.argv[2]), texts, corpus_info("bench", texts), model=sys.argv[1],
             run="r", extract=spec)
 weights = sum(f.stat().st_size for f in bench.Path(sys.argv[1]).glob("*.safetensors"))
-print((peak() - base) / weights)
+print((peak_mib() - base) * 2**20 / weights)
 """
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -51,6 +52,15 @@ def _timed(work: Callable[[], object]) -> tuple[float, float]:
     """Return how long ``work`` takes by the clock, and of this process's processor time."""
     began = time.process_time()
     return seconds(work), time.process_time() - began
+
+
+def peak_mib() -> float:
+    """Return the peak resident memory of this program, MiB (Linux).
+
+    Not ``ru_maxrss``, in which what the parent held when it forked counts too.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def emit(figures: dict[str, Any]) -> None:
