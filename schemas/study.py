@@ -63,6 +63,11 @@ class StudyModel(Record):
     revision: str | None = None
     steer: bool = True
 
+    @property
+    def run_name(self) -> str:
+        """The run's name: its own, or the last part of the model's."""
+        return self.run or self.model.removeprefix("bundled:").rstrip("/").rsplit("/", 1)[-1]
+
 
 class ExtractSpec(Record):
     """How extraction is carried out; nothing here changes what is stored but for rounding.

@@ -100,7 +100,8 @@ class StudyBudget(Record):
     """What the rented machine costs, and how fast it is taken to be before it was measured.
 
     ``tflops`` is what a forward pass reaches, ``new_tokens_per_second`` what generation reaches
-    per billion parameters: a plan's hours are estimates, and the run says what it took.
+    per billion parameters: a plan's hours are estimates, and the run says what it took. A plan
+    says when it is above ``max_dollars``; what stops a machine is ``cloud run --max-dollars``.
     """
 
     price_per_hour: Positive = 1.5
@@ -151,10 +152,10 @@ class StudyFile(Record):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        names = [m.run or m.model for m in self.models]
+        names = [model.run_name for model in self.models]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
-            msg = f"models names {twice} twice; give each its own run"
+            msg = f"models have the runs {twice} twice; give each its own run"
             raise ValueError(msg)
         return self
 

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         compare_layers,
         weigh_layers,
     )
+    from .main_rows import main_sweep
     from .matched import (
         MatchedResult,
         compare_with_steering,
@@ -134,7 +135,6 @@ if TYPE_CHECKING:
     from .sweep import (
         SweepResult,
         choose_pairs,
-        main_sweep,
         sweep_direction,
         weigh_direction,
     )
@@ -301,7 +301,7 @@ _MODULES = {
     "generate_table": "generated_table",
     "intervene": "intervention",
     "judge_texts": "judges",
-    "main_sweep": "sweep",
+    "main_sweep": "main_rows",
     "map_columns": "tables",
     "margin_of": "power",
     "mediate": "mediation",

@@ -29,7 +29,6 @@ __all__ = [
     "SweepResult",
     "check_direction",
     "choose_pairs",
-    "main_sweep",
     "sweep_direction",
     "weigh_direction",
     "with_random",
@@ -171,18 +170,6 @@ def weigh_direction(
     )
     n_layers, tokens = len(plan.layers), sum(row.n_tokens for row in rows[::2])
     return cost + PatchCost(n_layers * len(pairs), n_layers * len(pairs), n_layers * tokens)
-
-
-def main_sweep(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that a summary or a figure shows: the first layer's, without controls.
-
-    What is left are one direction and its random placebos at one layer.
-    """
-    single = rows[rows["layer"].notna()] if "layers" in rows.columns else rows
-    first = single[single["layer"] == single["layer"].iloc[0]]
-    own = first["direction"] == first["direction"].iloc[0]
-    shown: pd.DataFrame = first[own | (first["direction"] == "random")]
-    return shown
 
 
 def _rows_of(loaded: LoadedModel, pairs: Sequence[Pair], capture: CaptureSpec) -> list[TokenRow]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .schemas import ActlakeError, CancelledError, InvalidInputError, NotFoundError, digest_json
-from .stages import Results, content_digest, pulled_key, run_provenance, stage_key
+from .stages import Results, content_digest, origin_key, run_provenance, stage_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,8 +122,8 @@ def analyze_stage(
     began = time.monotonic()
     store.read_manifest(run)  # first, since a run that is not there is not sealed either
     content = content_digest(store, run)
-    pulled = pulled_key(store, run)
-    place = pulled if site is None else pulled | {"site": site}
+    origin = origin_key(store, run)
+    place = origin if site is None else origin | {"site": site}
     keys = {p: stage_key(content, **spec.of(p)) | place | {"part": p} for p in parts}
     status: dict[str, str] = {}
     errors: dict[str, Exception] = {}
@@ -146,7 +146,7 @@ def analyze_stage(
                     site=site,
                     scheduler=scheduler,
                     progress=progress,
-                    cache=JobCache(results.stage(run, JOBS), content),
+                    cache=JobCache(results.stage(run, JOBS), digest_json([content, origin])),
                     memory_limit=memory,
                     say=lambda line: say(f"{run}: {line}"),
                 )

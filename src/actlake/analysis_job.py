@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .analysis import Bar, no_bar
 from .schemas import AnalyzeSpec, NotFoundError, digest_json
-from .stages import Results, content_digest, pulled_key
+from .stages import Results, content_digest, origin_key
 
 if TYPE_CHECKING:
     from .store import Store
@@ -44,7 +44,7 @@ class AnalysisJob:
 
     def contents(self, runs: Sequence[str]) -> dict[str, Any]:
         """Return the content digests of ``runs``, and of partial copies what they hold."""
-        return {run: [content_digest(self.store, run), pulled_key(self.store, run)] for run in runs}
+        return {run: [content_digest(self.store, run), origin_key(self.store, run)] for run in runs}
 
     def is_done(self, run: str, name: str, key: dict[str, Any]) -> bool:
         """Whether the results of a stage are there under the same key."""

@@ -36,10 +36,12 @@ from .cli_tables import export as export_corpus
 from .cli_tables import import_ as import_corpus
 from .cli_transfer import map_direction, steer_transfer
 from .console import json_option
-from .schemas.errors import ActlakeError, InvalidInputError
+from .schemas.errors import ActlakeError, InvalidInputError, MissingDependencyError
 
 __all__ = ["cli", "main"]
 
+# Packages that the laptop lacks, and the extra that brings them.
+_EXTRAS = {"torch": "extract", "transformers": "extract", "vllm": "vllm"}
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -53,6 +55,12 @@ def main() -> None:
     except ActlakeError as err:
         click.echo(f"error: {err}", err=True)
         sys.exit(err.exit_code)
+    except ModuleNotFoundError as err:
+        if err.name not in _EXTRAS:
+            raise
+        extra = f"pip install 'actlake[{_EXTRAS[err.name]}]'"
+        click.echo(f"error: this needs {err.name}, which is not installed: {extra}", err=True)
+        sys.exit(MissingDependencyError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: what was committed stays; the same command goes on", err=True)
         sys.exit(130)

@@ -82,10 +82,12 @@ def ablation(
     \b
     Example: actlake analyze ablation s3://bucket/store llama-3-8b --draws 100 --out results
     """
-    from .analyze import ablation_run, save_ablation
+    from .analyze import ablation_run
     from .corpus import load_lexicon, read_toml
     from .schemas import AblationSpec
+    from .stages import Results, content_digest, origin_key, stage_key
     from .store import open_run, open_store, read_texts
+    from .suite_stages import keep_ablation
 
     given = {
         **options,
@@ -119,7 +121,15 @@ def ablation(
             ds, texts, spec=spec, lexica=lexica, variants=other, site=site, scheduler=scheduler,
             progress=told_of,
         )  # fmt: skip
-        folder = save_ablation(result, out / run / "ablation")
+        key = stage_key(content_digest(store, run), ablation=spec) | origin_key(store, run)
+        key |= {"site": site}
+        others = {
+            "lexica": [lexicon.to_dict() for lexicon in lexica] if lexica else None,
+            "variants": content_digest(store, variant_run) if variant_run else None,
+            "tokenizer": tokenizer,
+        }
+        key |= {name: value for name, value in others.items() if value is not None}
+        folder = keep_ablation(store, run, Results(out), result, key=key)
         chosen = result.verdicts[result.verdicts["way"] == "all"]
         value.append(
             {

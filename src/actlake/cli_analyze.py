@@ -323,8 +323,8 @@ def _suite_spec(options: dict[str, Any], given: set[str]) -> AnalyzeSpec:
         base = read_toml(options["spec_file"])
         AnalyzeSpec.parse(base, where=str(options["spec_file"]))
     over: dict[str, dict[str, Any]] = {}
-    for part in ("probe", "nulls", "random", "confounds", "geometry", "similarity", "transfer",
-                 "correlation"):  # fmt: skip
+    for part in ("probe", "nulls", "random", "confounds", "geometry", "ablation", "similarity",
+                 "transfer", "correlation"):  # fmt: skip
         if "seed" in given:
             over.setdefault(part, {})["seed"] = options["seed"]
     for option in ("methods", "pools"):
@@ -340,7 +340,7 @@ def _suite_spec(options: dict[str, Any], given: set[str]) -> AnalyzeSpec:
         if option in given:
             over.setdefault("correlation", {})[option] = options[option]
     if "pools" in given:
-        for part in ("geometry", "similarity", "transfer"):
+        for part in ("geometry", "ablation", "similarity", "transfer"):
             over.setdefault(part, {})["pools"] = _names(options["pools"])
     probe = {"methods": AnalyzeSpec().probe.methods, **base.get("probe", {})}
     merged = {**base, "probe": probe}

@@ -105,7 +105,9 @@ def search(provider: str, *, limit: int, as_json: bool, **options: Any) -> None:
 @_grace
 @click.option("--report", help="Where the machine reports.  [default: STORE-jobs]")
 @click.option("--image", help="Container image.  [default: PyTorch with CUDA]")
-@click.option("--package", help="What pip installs; '' where the image has actlake.")
+@click.option(
+    "--package", help="What pip installs, '' where the image has actlake.  [default: this version]"
+)
 @click.option("--pass", "variables", multiple=True, metavar="NAME", help="Pass a variable on.")
 @click.option("--ssh-key", default="", help="For Lambda: the name of an SSH key of the account.")
 @click.option(
@@ -284,12 +286,23 @@ def guard(
             read_commands(commands_file),
             JobLimits.parse(given, where="options"),
             job=job,
-            started_at=float(started_at) if started_at else None,
+            started_at=_seconds(started_at),
             report=store,
             say=say,
         ),
         as_json=as_json,
     )
+
+
+def _seconds(text: str) -> float | None:
+    """Return a time that a script may leave empty."""
+    from .schemas.errors import InvalidInputError
+
+    try:
+        return float(text) if text else None
+    except ValueError as err:
+        msg = f"--started-at {text!r}: expected seconds since 1970, such as `date +%s` prints"
+        raise InvalidInputError(msg) from err
 
 
 def _finish(report: JobReport, *, as_json: bool) -> None:

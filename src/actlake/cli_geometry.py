@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -284,9 +285,11 @@ def correlate(
     \b
     Example: actlake analyze correlate results/llama-3-8b/probe ratings.csv --rating empathy
     """
+    from .analysis_job import TOGETHER
     from .analyze.behaviour import correlate_scores, read_ratings
     from .analyze.table import add_origin
     from .schemas import CorrelationSpec, NotFoundError
+    from .stages import Results, stage_key
 
     spec = _read_spec(CorrelationSpec, spec_file, **options)
     table = read_ratings(scores / "scores.parquet" if scores.is_dir() else scores)
@@ -299,13 +302,22 @@ def correlate(
     frame = correlate_scores(table, rated, spec=spec)
     if scores.is_dir() and (scores / "probe.parquet").is_file() and "run" in table.columns:
         frame = add_origin(frame, read_ratings(scores / "probe.parquet"))
-    folder = out / "correlation"
-    _write(frame, folder, "correlation")
+    results, made_of = Results(out), scores / "scores.parquet" if scores.is_dir() else scores
+    key = stage_key(_digest(made_of), correlation=spec) | {"ratings": _digest(ratings)}
+    key["scenario_column"] = scenario_column
+    results.build(
+        TOGETHER, "correlation", key=key, make=lambda to: _write(frame, to, "correlation")
+    )
+    folder = results.stage(TOGETHER, "correlation")
     columns = [
         "pool", "layer", "method", "metric", "estimate", "ci_low", "ci_high", "cluster_ci_low",
         "cluster_ci_high", "n_texts", "n_missing", "reason",
     ]  # fmt: skip
     _show(frame, columns, folder=folder, as_json=as_json)
+
+
+def _digest(path: Path) -> str:
+    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 COMPARISONS = (geometry, similarity, transfer, correlate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -19,7 +20,11 @@ __all__ = ["progress"]
 @click.command()
 @click.argument("store_url", metavar="STORE")
 @click.argument("run")
-@click.option("--watch", is_flag=True, help="One line again and again, until all is committed.")
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="One line again and again, until all is committed (with --json: JSON lines).",
+)
 @click.option(
     "--interval",
     type=click.FloatRange(0, min_open=True),
@@ -39,7 +44,7 @@ def progress(store_url: str, run: str, *, watch: bool, interval: float, as_json:
     found = open_store(store_url)
     while watch:
         now = run_progress(found, run)
-        click.echo(_line(now))
+        click.echo(json.dumps(asdict(now)) if as_json else _line(now))
         if now.blocks_committed == now.blocks:
             return
         time.sleep(interval)

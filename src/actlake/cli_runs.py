@@ -130,14 +130,13 @@ def extract(
     from .schemas import StudyCorpus, StudyModel
     from .stages import load_corpus
     from .store import create_store, new_texts, open_store, plan_append
-    from .study import run_name
 
     share = None
     if worker is not None:
         share = Worker.from_environment() if worker == "auto" else Worker.parse(worker)
     named = {"positive": arms[0], "negative": arms[1]} if arms else {}
     info, texts = load_corpus(StudyCorpus.parse({"source": corpus, "arms": named}))
-    name = run or run_name(StudyModel(model=model))
+    name = run or StudyModel(model=model).run_name
     base = settings_of(open_store(store_url).read_plan(name)) if is_append else None
     capture, execution = extract_specs(options, base=base)
     if dry_run or shard_plan:

@@ -63,7 +63,8 @@ def study_plan(
 ) -> None:
     """Show the stages of FILE: what is done, and what the rest takes.
 
-    Hours and dollars are estimates from the speeds that the file's [budget] states.
+    Hours and dollars are estimates from the speeds that the file's [budget] states; nothing is
+    written.
 
     \b
     Example: actlake study plan studies/empathy.toml --store s3://bucket/empathy
@@ -82,6 +83,7 @@ def study_plan(
         "done": sum(record["state"] == "done" for record in records),
         "gpu_hours": round(sum(record["hours"] or 0 for record in records), 2),
         "dollars": round(sum(record["dollars"] or 0 for record in records), 2),
+        "max_dollars": found.budget.max_dollars,
         "unknown": [record["task"] for record in records if record["note"]],
     }
 
@@ -94,6 +96,12 @@ def study_plan(
                 click.echo(f"{record['task']}: cost unknown: {record['note']}")
 
     emit({"tasks": records, "totals": totals}, as_json=as_json, show=show)
+    most, dollars = found.budget.max_dollars, totals["dollars"]
+    if most is not None and dollars > most:
+        say(
+            f"this is more than [budget] max_dollars = {most:g}; "
+            "`cloud run --max-dollars` stops there"
+        )
 
 
 def _planned(graph: Graph, task: Task, file: StudyFile) -> dict[str, Any]:
@@ -108,6 +116,8 @@ def _planned(graph: Graph, task: Task, file: StudyFile) -> dict[str, Any]:
             cost = task.cost()
         except ActlakeError as err:
             note = str(err)
+        except ModuleNotFoundError as err:  # the laptop has no torch, and need not
+            note = f"{err.name} is not installed here; the extra is actlake[extract]"
     hours = gpu_hours(cost, file.budget)
     known = task.where == "gpu" and not done and not note
     return {

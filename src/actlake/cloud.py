@@ -288,9 +288,8 @@ def _unfailing(say: Say) -> Say:
 def _affordable(provider: Provider, job: CloudJob) -> list[Offer]:
     """Return the offers within the price, cheapest first."""
     offers = provider.search(job.wish)
-    ceiling = job.wish.max_price_per_hour
-    offers = [o for o in offers if ceiling is None or o.price_per_hour <= ceiling]
     if not offers:
+        ceiling = job.wish.max_price_per_hour
         within = "" if ceiling is None else f" for at most ${ceiling:g} an hour"
         msg = (
             f"{provider.name} offers no {job.wish.n_gpus} x {job.wish.gpu or 'GPU'}{within}; "

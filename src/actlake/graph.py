@@ -233,10 +233,14 @@ class Graph:
         except ActlakeError as err:
             return Outcome(task, "failed", str(err))
         except Exception as err:  # noqa: BLE001  # one stage's defect must not cost the others
-            path = self.results.folder / f"failed-{task.stage}-{task.subject}.txt"
+            path = self._details(task)
             path.write_text(traceback.format_exc(), encoding="utf-8")
             return Outcome(task, "failed", f"{type(err).__name__}: {err} (details: {path})")
+        self._details(task).unlink(missing_ok=True)  # of an attempt before
         return Outcome(task, "done")
+
+    def _details(self, task: Task) -> Path:
+        return self.results.folder / f"failed-{task.stage}-{task.subject}.txt"
 
     def bring(self, task: Task) -> Path:
         """Return the folder of a finished task's results, fetched from the store where needed.

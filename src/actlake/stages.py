@@ -36,9 +36,9 @@ __all__ = [
     "content_digest",
     "load_corpus",
     "load_scenarios",
+    "origin_key",
     "pca_stage",
     "probe_stage",
-    "pulled_key",
     "run_provenance",
     "stage_key",
     "write_pca",
@@ -152,10 +152,16 @@ def stage_key(content: str, **specs: Record) -> dict[str, Any]:
     }
 
 
-def pulled_key(store: Store, run: str) -> dict[str, Any]:
-    """Return what a partial copy holds: more of it is another stage. Nothing for a whole run."""
+def origin_key(store: Store, run: str) -> dict[str, Any]:
+    """Return what results follow from beside the activations: the texts with their labels.
+
+    And what a partial copy holds: more of it is another stage.
+    """
+    from .store import corpus_digest
+
     record = store.read_pulled(run)
-    return {} if record is None else {"pulled": record.to_dict()}
+    pulled = {} if record is None else {"pulled": record.to_dict()}
+    return {"corpus_digest": corpus_digest(store, run), **pulled}
 
 
 def content_digest(store: Store, run: str) -> str:
@@ -181,7 +187,7 @@ def probe_stage(
 ) -> bool:
     """Probe a run and keep the tables and directions; returns whether it was done now."""
     key = stage_key(content_digest(store, run), probe=probe, random=random, bow=bow)
-    key |= pulled_key(store, run)
+    key |= origin_key(store, run)
     specs: dict[str, Any] = {"probe": probe, "random": random, "bow": bow}
 
     def make(folder: Path) -> None:
@@ -228,10 +234,9 @@ def run_provenance(store: Store, run: str) -> dict[str, Any]:
     return {
         **manifest.to_dict(),
         "seal": digests,
-        **pulled_key(store, run),
+        **origin_key(store, run),
         **({"appended": appended} if appended else {}),
         "store": store.url,
-        "corpus_digest": info.texts_digest,
         "arms": info.arms.model_dump(),
     }
 
@@ -240,7 +245,7 @@ def pca_stage(
     store: Store, run: str, results: Results, *, spec: PcaSpec, scheduler: str | None = None
 ) -> bool:
     """Compute principal components of a run; returns whether it was done now."""
-    key = stage_key(content_digest(store, run), pca=spec) | pulled_key(store, run)
+    key = stage_key(content_digest(store, run), pca=spec) | origin_key(store, run)
 
     def make(folder: Path) -> None:
         write_pca(store, run, folder, spec=spec, scheduler=scheduler)

@@ -14,7 +14,7 @@ from .graph import Graph, Outcome, Place, Task
 from .reporting import read_steering, report_stage
 from .schemas import InvalidInputError, NotFoundError, SteerSpec, StudyFile
 from .stages import Results, load_corpus, load_scenarios
-from .study_tasks import StudyParts, run_name, study_graph
+from .study_tasks import StudyParts, study_graph
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,6 @@ __all__ = [
     "demo_study",
     "load_study",
     "open_study",
-    "run_name",
     "run_study",
     "summarise",
 ]
@@ -184,7 +183,7 @@ def run_study(
     _check_models(graph, chosen)
     outcomes = graph.carry_out(chosen, say=say)
     shown = {(task.subject, task.stage) for task in graph.bring_finished()}
-    runs = [run for run in map(run_name, study.models) if (run, "probe") in shown]
+    runs = [m.run_name for m in study.models if (m.run_name, "probe") in shown]
     report, summary = None, []
     if runs:
         report = report_stage(

@@ -6,13 +6,21 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from .schemas import Contrast, InvalidInputError, MatchedPersonas, Pair, StudyContrasts
+from .schemas import (
+    Contrast,
+    InvalidInputError,
+    MatchedPersonas,
+    Pair,
+    StudyContrasts,
+    StudyTexts,
+    Text,
+)
 
 if TYPE_CHECKING:
     from .extract import LoadedModel
     from .steer import AlignedCase
 
-__all__ = ["choose_contrasts", "spread_pairs"]
+__all__ = ["choose_contrasts", "choose_prompts", "spread_pairs"]
 
 
 def spread_pairs(
@@ -44,6 +52,21 @@ def spread_pairs(
         queues.setdefault(pair.positive.scenario or pair.id, []).append(pair)
     rounds = zip_longest(*queues.values())
     return [pair for found in rounds for pair in found if pair is not None]
+
+
+def choose_prompts(pairs: Sequence[Pair], wanted: StudyTexts) -> list[Text]:
+    """Return one text per system prompt and prompt, spread over scenarios.
+
+    Raises
+    ------
+    InvalidInputError
+        If no pair is of the split and subsets.
+    """
+    found = spread_pairs(pairs, split=wanted.split, subsets=wanted.subsets)
+    asked: dict[tuple[str | None, str | None], Text] = {}
+    for pair in found:
+        asked.setdefault((pair.positive.system, pair.positive.prompt), pair.positive)
+    return list(asked.values())[: wanted.n_prompts]
 
 
 def choose_contrasts(

@@ -18,7 +18,7 @@ from .schemas import (
     StudyTexts,
     Text,
 )
-from .study_contrasts import choose_contrasts, spread_pairs
+from .study_contrasts import choose_contrasts, choose_prompts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,9 +95,7 @@ class Costs:
         from .steer import prompt_ids
 
         wanted, loaded = self.study.texts or StudyTexts(), self._model(model)
-        pairs = spread_pairs(self._all_pairs(), split=wanted.split, subsets=wanted.subsets)
-        asked = {p.positive.prompt: p.positive for p in pairs}
-        chosen = list(asked.values())[: wanted.n_prompts]
+        chosen = choose_prompts(self._all_pairs(), wanted)
         n_conditions = len(wanted.alphas) * (1 + wanted.n_random) * wanted.n_seeds
         prompt_tokens = sum(len(ids) for ids in prompt_ids(loaded, chosen).values())
         return Cost(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .graph import Cost
 from .schemas import CorpusInfo, NotFoundError, StudyFile, StudyModel, Text
-from .stages import pulled_key
+from .stages import origin_key
 
 if TYPE_CHECKING:
     from .store import Store
@@ -66,10 +66,12 @@ class Extraction:
             and corpus_digest(self.store, run) == info.texts_digest
             # A bundled model and a local folder go by their last part.
             and manifest.model.name in {model.model, re.split("[:/]", model.model.rstrip("/"))[-1]}
+            # A branch or tag moves: only of a commit is it known what it names.
+            and (not _is_commit(model.revision) or manifest.model.revision == model.revision)
         )
         if digest is None or not ours:
             return None
-        return {"content": digest, **pulled_key(self.store, run)}
+        return {"content": digest, **origin_key(self.store, run)}
 
     def cost(self, *, run: str, model: StudyModel) -> Cost:
         """Return the tokens and bytes of a run; the model's config and tokenizer are read."""
@@ -101,3 +103,7 @@ class Extraction:
         made = self.folder_of("variants", "study") / "texts.jsonl"
         texts = [*self.texts, *read_jsonl(made)]
         return corpus_info(f"{self.info.id}-variants", texts, arms=self.info.arms), texts
+
+
+def _is_commit(revision: str | None) -> bool:
+    return re.fullmatch("[0-9a-f]{40}", revision or "") is not None

@@ -21,14 +21,14 @@ from .schemas import (
     Text,
 )
 from .stages import Results
-from .study_contrasts import choose_contrasts, spread_pairs
-from .sweeps import Tenths
+from .study_contrasts import choose_contrasts, choose_prompts
+from .sweeps import Tenths, mean_norm
 
 if TYPE_CHECKING:
     import numpy as np
 
     from .extract import LoadedModel
-    from .schemas import Scenario
+    from .schemas import Direction, Scenario
     from .steer import AlignedCase
     from .store import Store
 
@@ -61,14 +61,11 @@ class LoadedModels:
                 dtype=self.study.capture.dtype,
                 device=extract.device,
                 attn_implementation=extract.attn_implementation,
+                device_map=extract.device_map,
                 head=True,
             )
             self._name = name
         return self._loaded
-
-    def drop(self) -> None:
-        """Forget the model."""
-        self._loaded = self._name = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +139,7 @@ class Interventions:
         """Have the steered model answer prompts, and score what it writes by rules and a judge."""
         import pandas as pd
 
+        from .corpus import pair_texts
         from .steer import generate_table, prompt_ids, score_table, write_table
         from .steer.sweep import with_random
         from .steering import steered_layer
@@ -150,12 +148,8 @@ class Interventions:
         loaded = self.models.get(model)
         layer = steered_layer(self.results.stage(run, "steer"))
         direction = self._direction(run, layer)
-        scale = {
-            "raw": 1.0,
-            "separation": direction.norm,
-            "norm": self._mean_norm(run, layer, site=direction.site),
-        }[wanted.unit]
-        prompts = self._prompts(wanted)
+        scale = self._scale(run, direction, unit=wanted.unit)
+        prompts = choose_prompts(pair_texts(list(self.texts)), wanted)
         spec = SteeredTextsSpec(
             alphas=tuple(alpha * scale for alpha in wanted.alphas),
             layer=layer,
@@ -240,28 +234,17 @@ class Interventions:
         vectors = [self._direction(run, layer).vector for layer in range(loaded.info.n_layers)]
         return np.asarray(vectors, dtype=np.float64)
 
-    def _direction(self, run: str, layer: int) -> Any:  # a Direction  # noqa: ANN401
+    def _direction(self, run: str, layer: int) -> Direction:
         from .analyze import directions_record, load_probe_result
 
         probe = load_probe_result(self.results.stage(run, "probe"))
         return directions_record(probe.directions, _METHOD, self.study.steer.pool, layer=layer)
 
-    def _mean_norm(self, run: str, layer: int, *, site: str) -> float:
-        from .schemas import norm_name
-        from .store import open_run
-
-        stored = open_run(self.store, run)
-        return float(stored[norm_name(site)].sel(layer=layer).mean().compute())
-
-    def _prompts(self, wanted: StudyTexts) -> list[Text]:
-        """Return one text per prompt: of pairs, spread over scenarios."""
-        from .corpus import pair_texts
-
-        pairs = spread_pairs(
-            pair_texts(list(self.texts)), split=wanted.split, subsets=wanted.subsets
-        )
-        asked = {(p.positive.system, p.positive.prompt): p.positive for p in reversed(pairs)}
-        return list(reversed(asked.values()))[: wanted.n_prompts]
+    def _scale(self, run: str, direction: Direction, *, unit: str) -> float:
+        """Return what a strength of one is in raw length."""
+        if unit == "norm":
+            return mean_norm(self.store, run, direction.layer, site=direction.site)
+        return direction.norm if unit == "separation" else 1.0
 
     def _batch_tokens(self, run: str) -> int:
         return self.store.read_plan(run).batch_tokens

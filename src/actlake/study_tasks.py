@@ -21,14 +21,9 @@ if TYPE_CHECKING:
     from .schemas import AnalysisPart, Scenario
     from .store import Store
 
-__all__ = ["ALL", "StudyParts", "run_name", "study_graph"]
+__all__ = ["ALL", "StudyParts", "study_graph"]
 
 ALL = "study"  # the subject of what is not of one model
-
-
-def run_name(model: StudyModel) -> str:
-    """Return the run of a study's model: its own name, or the last part of the model's."""
-    return model.run or model.model.removeprefix("bundled:").rstrip("/").rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ class _Builder:
 
     def __init__(self, parts: StudyParts, folder_of: Callable[[str, str], Path]) -> None:
         self.study = parts.study
-        self.models = {run_name(model): model for model in parts.study.models}
+        self.models = {model.run_name: model for model in parts.study.models}
         self.of = {"corpus": parts.info.texts_digest}
         scenarios = [scenario.to_dict() for scenario in parts.scenarios or ()]
         self.judged = {**self.of, "scenarios": digest_json(scenarios)}

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any
 from .analysis import JOBS, compare_runs, stage_name
 from .analysis_job import TOGETHER, AnalysisJob, LeftOutError
 from .schemas import digest_json
-from .stages import content_digest, pulled_key, run_provenance, stage_key
+from .stages import Results, content_digest, origin_key, run_provenance, stage_key
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from .analyze import JobCache
+    from .analyze import AblationResult, JobCache
+    from .store import Store
 
 __all__ = [
     "ablation_stage",
     "correlation_stage",
     "geometry_stage",
+    "keep_ablation",
     "models_stage",
     "similarity_stage",
     "transfer_stage",
@@ -41,9 +43,10 @@ def geometry_stage(job: AnalysisJob, run: str) -> str:
     from .store import open_run
 
     spec = job.spec.geometry
-    key = stage_key(content_digest(job.store, run), geometry=spec) | pulled_key(job.store, run)
+    key = stage_key(content_digest(job.store, run), geometry=spec) | origin_key(job.store, run)
     probed = job.results.key(run, stage_name("probe"))
-    same = probed is not None and probed.get("content_digest") == key["content_digest"]
+    of_run = ("content_digest", "corpus_digest")
+    same = probed is not None and all(probed.get(name) == key[name] for name in of_run)
     key |= {"site": job.site, "probe": probed["digest"] if probed and same else None}
     if job.is_done(run, "geometry", key):
         return "was done"
@@ -89,12 +92,12 @@ def geometry_stage(job: AnalysisJob, run: str) -> str:
 
 def ablation_stage(job: AnalysisJob, run: str) -> str:
     """Ablate the words of a run that has its tokens, or lexical variants among its texts."""
-    from .analyze import ablation_run, save_ablation
+    from .analyze import ablation_run
     from .schemas import NotFoundError
     from .store import open_run, read_texts
 
     spec = job.spec.ablation
-    key = stage_key(content_digest(job.store, run), ablation=spec) | pulled_key(job.store, run)
+    key = stage_key(content_digest(job.store, run), ablation=spec) | origin_key(job.store, run)
     key |= {"site": job.site}
     if job.is_done(run, "ablation", key):
         return "was done"
@@ -108,14 +111,24 @@ def ablation_stage(job: AnalysisJob, run: str) -> str:
             )
     except NotFoundError as err:  # neither tokens nor variants
         raise LeftOutError(str(err)) from err
-    provenance = json.dumps(run_provenance(job.store, run), indent=2)
+    keep_ablation(job.store, run, job.results, result, key=key)
+    return "done"
+
+
+def keep_ablation(
+    store: Store, run: str, results: Results, result: AblationResult, *, key: dict[str, Any]
+) -> Path:
+    """Keep an ablation of a run as the stage that was made from ``key``; return its folder."""
+    from .analyze import save_ablation
+
+    provenance = json.dumps(run_provenance(store, run), indent=2)
 
     def make(folder: Path) -> None:
         save_ablation(result, folder)
         (folder / "provenance.json").write_text(provenance)
 
-    job.results.build(run, "ablation", key=key, make=make)
-    return "done"
+    results.build(run, "ablation", key=key, make=make)
+    return results.stage(run, "ablation")
 
 
 def similarity_stage(job: AnalysisJob, runs: Sequence[str]) -> str:

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from .steer import SweepResult
     from .store import Store
 
-__all__ = ["Sweeps", "Tenths", "choose_layers", "given_layers", "prepare_sweeps", "usable_layers"]
+__all__ = [
+    "Sweeps",
+    "Tenths",
+    "choose_layers",
+    "given_layers",
+    "mean_norm",
+    "prepare_sweeps",
+    "usable_layers",
+]
 
 _CONDITIONS = "steer-conditions"  # beside the stage: what was measured is never measured again
 
@@ -48,17 +56,7 @@ class Sweeps:
 
     def mean_norm(self, layer: int) -> float:
         """Return the mean residual norm at a layer, as the run stored it."""
-        from .schemas import norm_name
-        from .store import open_run
-
-        stored, norm = open_run(self.store, self.run), norm_name(self.direction(layer).site)
-        if norm not in stored:
-            msg = (
-                f"run {self.run!r} holds no {norm}, so strengths have no scale: imported "
-                "activations bring no norms; steer a run that `actlake extract` wrote"
-            )
-            raise InvalidInputError(msg)
-        return float(stored[norm].sel(layer=layer).mean().compute())
+        return mean_norm(self.store, self.run, layer, site=self.direction(layer).site)
 
     def placebos(self, layers: Sequence[int]) -> tuple[Direction, ...]:
         """Return the placebo directions that the spec asks for."""
@@ -123,6 +121,27 @@ class Sweeps:
             progress=Tenths(f"{self.run}: steering layer {place}", self.say),
             batch_tokens=self.batch_tokens,
         )
+
+
+def mean_norm(store: Store, run: str, layer: int, *, site: str) -> float:
+    """Return the mean norm of a site at a layer, as the run stored it.
+
+    Raises
+    ------
+    InvalidInputError
+        If the run holds none: activations that were imported bring no norms.
+    """
+    from .schemas import norm_name
+    from .store import open_run
+
+    stored, norm = open_run(store, run), norm_name(site)
+    if norm not in stored:
+        msg = (
+            f"run {run!r} holds no {norm}, so strengths have no scale: imported "
+            "activations bring no norms; steer a run that `actlake extract` wrote"
+        )
+        raise InvalidInputError(msg)
+    return float(stored[norm].sel(layer=layer).mean().compute())
 
 
 class Tenths:
