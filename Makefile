@@ -25,7 +25,7 @@ $(VENV)/stamp-test: $(VENV)/stamp-base
 demo: $(VENV)/stamp-base ## run the bundled study offline and write its report
 	$(BIN)/actlake demo --out $(DEMO)
 
-test: $(VENV)/stamp-test ## run the whole suite, real S3 servers and a browser included
+test: $(VENV)/stamp-test ## run the suite, real S3 servers and a browser included; test-slow has the rest
 	sh tests/install-chromium.sh
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
 

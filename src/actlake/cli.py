@@ -146,14 +146,26 @@ for command in (review, generate, import_corpus, export_corpus):
     corpus.add_command(command)
 extract = ExtractGroup(
     "extract",
-    help="Run a model over a corpus once and store its activations; check a model.",
+    help="""Run a model over a corpus once and store its activations; check a model.
+
+    `extract MODEL` is `extract run MODEL`.
+
+    \b
+    Example: actlake extract bundled:llama-organism --corpus bundled:demo --store store
+    """,
     commands={"run": run_extraction, "check": check},
 )
 for command in (*COMPARISONS, map_direction, ablation):
     analyze.add_command(command)
 steer = ExtractGroup(
     "steer",
-    help="Steer a model along a direction; patch, mediate, compare, generate and score.",
+    help="""Steer a model along a direction; patch, mediate, compare, generate and score.
+
+    `steer STORE RUN` is `steer run STORE RUN`.
+
+    \b
+    Example: actlake steer store llama-3-8b --model meta-llama/Meta-Llama-3-8B-Instruct
+    """,
     commands={
         "run": run_steering,
         "patch": patch,

@@ -19,8 +19,8 @@ class ExtractGroup(click.Group):
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put ``run`` before arguments that name no command."""
-        if not args or args[0] not in self.commands:
+        """Put ``run`` before arguments that name no command and ask for no help."""
+        if args and args[0] not in {*self.commands, *ctx.help_option_names}:
             args = ["run", *args]
         return super().parse_args(ctx, args)
 

@@ -58,7 +58,12 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
             help="Folder for the tables and the spec.",
         ),
         click.option("--directions", "direction_file", type=_path, help="JSON, or a saved set."),
-        click.option("--method", default="diff_means", show_default=True, help="Of a set."),
+        click.option(
+            "--method",
+            default="diff_means",
+            show_default=True,
+            help="Which of a set of directions.",
+        ),
         click.option(
             "--fit",
             "n_fit",
@@ -342,7 +347,9 @@ def mediate(*, as_json: bool, position: str | None, **options: Any) -> None:  # 
 @_common
 @click.option("--position", help="Where the patch is.  [default: suffix]")
 @click.option("--steer-position", help="Where the steering is.  [default: suffix]")
-@click.option("--arm", type=click.Choice(["full", "coordinate"]), help="[default: full]")
+@click.option(
+    "--arm", type=click.Choice(["full", "coordinate"]), help="What is patched.  [default: full]"
+)
 def match(
     *,
     as_json: bool,

@@ -35,7 +35,7 @@ _out_option = click.option(
 
 @click.command("run")
 @click.argument("model")
-@click.option("--corpus", required=True, help="A JSONL file of texts, or bundled:demo.")
+@click.option("--corpus", required=True, help="A JSONL file of texts, or bundled:NAME.")
 @click.option("--store", "store_url", required=True, help="Folder or fsspec URL of the store.")
 @click.option("--run", help="Name of the run.  [default: the model's name]")
 @click.option("--revision", help="Revision of a hub model.")

@@ -82,7 +82,9 @@ def _open_generator(
     help="Folder of the table; it goes on with what is missing.",
 )
 @click.option("--directions", "direction_file", type=_path, required=True, help="JSON or folder.")
-@click.option("--method", default="diff_means", show_default=True, help="Of a set.")
+@click.option(
+    "--method", default="diff_means", show_default=True, help="Which of a set of directions."
+)
 @click.option("--layer", type=int, required=True, help="Block to steer.")
 @click.option("--alphas", default="0", show_default=True, help="Raw strengths such as -2,0,2.")
 @click.option("--positions", default="all", show_default=True, help="prompt-all, response, …")

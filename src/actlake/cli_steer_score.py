@@ -42,7 +42,9 @@ _file = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("--directions", "direction_file", type=click.Path(path_type=Path),
               help="JSON or folder: its norm is the class separation.")  # fmt: skip
-@click.option("--method", default="diff_means", show_default=True, help="Of a set.")
+@click.option(
+    "--method", default="diff_means", show_default=True, help="Which of a set of directions."
+)
 @click.option("--mean-norm", type=float, help="Mean residual norm.  [default: of the prompts]")
 @click.option("--revision", help="Revision of a hub model.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")

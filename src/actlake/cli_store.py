@@ -75,7 +75,7 @@ def store_info(url: str, run: str, as_json: bool) -> None:  # noqa: FBT001
     \b
     Example: actlake store info s3://bucket/store llama-3-8b
     """
-    from .store import open_store
+    from .store import content_digest, open_store
     from .store.notes import summarise_notes
 
     found = open_store(url)
@@ -94,6 +94,7 @@ def store_info(url: str, run: str, as_json: bool) -> None:  # noqa: FBT001
         "partial_copy": found.read_pulled(run) is not None,
         "data_digest": seal.data_digest if seal else None,
         "tree_digest": seal.tree_digest if seal else None,
+        "content_digest": content_digest(found, run),
         "objects": seal.n_objects if seal else None,
         "bytes": seal.n_bytes if seal else None,
     }

@@ -31,7 +31,9 @@ _file = click.Path(dir_okay=False, path_type=Path)
 @click.option("--layers", help="Blocks such as 8,12,16, each by itself.")
 @click.option("--top-layers", type=click.IntRange(1), help="The best N blocks, each by itself.")
 @click.option("--together", is_flag=True, help="Steer all those blocks at once as well.")
-@click.option("--alphas", help="Strengths such as -2,-1,0,1,2.")
+@click.option(
+    "--alphas", help="Strengths such as -2,-1,0,1,2.  [default: -4,-2,-1,-0.5,0,0.5,1,2,4]"
+)
 @click.option(
     "--unit",
     type=click.Choice(["raw", "separation", "norm"]),
@@ -77,7 +79,7 @@ def steer(
 ) -> None:
     """Sweep the strength of a run's probe direction through its model.
 
-    Beside the direction run random ones, one from shuffled labels, one without what confounds
+    Beside the direction run random ones, some from shuffled labels, one without what confounds
     explain, and system prompts in its place. Conditions are kept as they are measured: the same
     command goes on where it was interrupted.
 

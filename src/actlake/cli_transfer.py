@@ -54,7 +54,12 @@ def _layer_pair(text: str | None) -> tuple[int, int] | None:
 @click.option("--pool", default="mean_response", show_default=True, help="Pool of both runs.")
 @click.option("--site", default="resid_post", show_default=True, help="Site of both runs.")
 @click.option("--random", "n_random", type=click.IntRange(1), help="Random ones.  [default: 20]")
-@click.option("--permuted", "n_permuted", type=click.IntRange(1), help="Maps.  [default: 20]")
+@click.option(
+    "--permuted",
+    "n_permuted",
+    type=click.IntRange(1),
+    help="Maps of permuted texts.  [default: 20]",
+)
 @click.option("--spec", "spec_file", type=_file, help="Keys of a transfer spec (TOML).")
 @click.option("--seed", type=int, help="Seed of every draw.  [default: 0]")
 @json_option

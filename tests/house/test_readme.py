@@ -73,5 +73,6 @@ def test_every_command_has_help_with_an_example():
 
 
 def test_commands_that_read_print_json():
-    for path in (["probe"], ["steer"], ["store", "ls"], ["store", "info"], ["store", "verify"]):
+    of_store = [["store", name] for name in ("ls", "info", "verify")]
+    for path in (["probe"], ["steer", "run"], *of_store):
         assert "--json" in CliRunner().invoke(cli, [*path, "-h"]).output
