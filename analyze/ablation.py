@@ -22,7 +22,7 @@ from ..schemas import (
     Text,
     array_name,
 )
-from .ablation_conditions import Conditions, choose_lexica, make_conditions
+from .ablation_conditions import Conditions, choose_lexica, joined_name, make_conditions
 from .ablation_rows import draw_rows, layer_rows, missing_row, verdict_table
 from .ablation_tokens import POOL, repooled_arms, token_words
 from .ablation_variants import VariantSet, variant_arms, variant_scores, variant_sets
@@ -32,12 +32,16 @@ from .schedule import Progress
 from .table import plain_strings, relative_depth, write_table
 from .tidy import record_frame
 
-__all__ = ["AblationResult", "ablation_run", "save_ablation"]
+__all__ = ["AblationResult", "NothingToAblateError", "ablation_run", "save_ablation"]
 
 TOKEN_MASK = "response tokens without special tokens and without those of the arm's words"
 PUTS_IN = (
     "words that are put in have no activations; `actlake corpus variants` makes texts to extract"
 )
+
+
+class NothingToAblateError(NotFoundError):
+    """A run has neither tokens nor variants, and nobody asked for one of them."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ def ablation_run(
     Raises
     ------
     NotFoundError
-        If there are neither tokens nor variants, or not those that were asked for.
+        If there are neither tokens nor variants (NothingToAblateError), or not those that were
+        asked for; if a site, a layer or a text of the corpus is missing.
     InvalidInputError
         If the tokens do not say which characters they hold, a lexicon hits no word, there are
         fewer than two scenarios, one class, no complete pair, or a row has NaN.
@@ -112,9 +117,11 @@ def ablation_run(
     rows: list[AblationRow] = []
     draws: list[dict[str, Any]] = []
     words, chosen = pd.DataFrame(columns=["fold", "rank", "word"]), None
+    keywords: str | None = None
     if "repooled" in ways:
         chosen_lexica = choose_lexica(lexica)
         conditions = make_conditions(design, texts, lexica=chosen_lexica, spec=spec)
+        keywords = joined_name(chosen_lexica)
         chosen, words = conditions.chosen, _word_frame(design, conditions)
         of_tokens = _repool(
             ds, design, conditions, spec=spec, scheduler=scheduler, progress=progress,
@@ -130,7 +137,7 @@ def ablation_run(
     return AblationResult(
         frame,
         plain_strings(pd.DataFrame(draws, columns=_DRAW_COLUMNS).astype({"k": "Int64"})),
-        verdict_table(frame, chosen_k=chosen),
+        verdict_table(frame, keywords=keywords, chosen_k=chosen),
         words,
     )
 
@@ -177,7 +184,7 @@ def _ways(
         there = [way for way, reason in missing.items() if reason is None]
         if not there:
             msg = f"{no_tokens}. To compare re-extracted texts: {no_variants}"
-            raise NotFoundError(msg)
+            raise NothingToAblateError(msg)
         return cast("tuple[AblationWay, ...]", tuple(there))
     for way in spec.ways:
         if missing[way] is not None:

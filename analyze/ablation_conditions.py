@@ -17,7 +17,14 @@ from .design import Design
 from .lexical_words import WordTable, draw_matched, without_words, word_table
 from .words import bag_of_words_scores
 
-__all__ = ["Condition", "Conditions", "check_hits", "choose_lexica", "make_conditions"]
+__all__ = [
+    "Condition",
+    "Conditions",
+    "check_hits",
+    "choose_lexica",
+    "joined_name",
+    "make_conditions",
+]
 
 Ints: TypeAlias = NDArray[np.int64]
 Flags: TypeAlias = NDArray[np.bool_]
@@ -83,6 +90,11 @@ def choose_lexica(lexica: Sequence[Lexicon] | None) -> Sequence[Lexicon]:
     return chosen
 
 
+def joined_name(lexica: Sequence[Lexicon]) -> str:
+    """Return what rows call the keywords of all lexica together."""
+    return "+".join(lexicon.name for lexicon in lexica)
+
+
 def check_hits(table: WordTable, lexica: Sequence[Lexicon]) -> None:
     """Raise InvalidInputError where a lexicon has no word of the responses."""
     for lexicon in lexica:
@@ -138,7 +150,7 @@ def _add_keywords(
 ) -> None:
     """Add the keywords, of all lexica and of each, and the random words that match all."""
     table = made.table
-    names = "+".join(lexicon.name for lexicon in lexica)
+    names = joined_name(lexica)
     sets = {names: frozenset[str]().union(*(lexicon.keywords for lexicon in lexica))}
     sets |= {lexicon.name: lexicon.keywords for lexicon in lexica}
     for name, keywords in sets.items():

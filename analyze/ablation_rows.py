@@ -193,15 +193,22 @@ def draw_rows(
 _ORDER = ("shortcut", "partly_lexical", "not_lexical", "undecided", "no_signal")
 
 
-def verdict_table(rows: pd.DataFrame, *, chosen_k: int | None) -> pd.DataFrame:
+def verdict_table(
+    rows: pd.DataFrame, *, keywords: str | None, chosen_k: int | None
+) -> pd.DataFrame:
     """Return one verdict per subset, way and pool, and one over all ways, from the refitted rows.
 
     The layer is the one where the originals of all pairs have the largest d′: no ablated text
     has a say in it. Of several arms the one that finds most counts: words that were
-    not in a lexicon may be in the learned one. Over ways (``way`` "all") re-extraction counts
-    before re-pooling, after which the tokens that are left have attended to the words.
+    not in a lexicon may be in the learned one. Keywords are those of all lexica together, whose
+    name is ``keywords``: without those of one lexicon, texts that are balanced are not so any
+    more, and what that does to their spread is no finding about words. Over ways (``way``
+    "all") re-extraction counts before re-pooling, after which the tokens that are left have
+    attended to the words.
     """
     usable = rows[(rows["readout"] == "refit") & rows["arm"].isin(JUDGED) & rows["layer"].notna()]
+    of_one = usable["lexicon"].notna() & (usable["lexicon"] != keywords)
+    usable = usable[~(of_one & (usable["arm"] == "keywords_removed"))]
     if "data_driven" in set(usable["arm"]):
         enough = usable["k"].isna() | (usable["k"] == _last_dose(usable, chosen_k))
         usable = usable[enough]
@@ -214,7 +221,6 @@ def verdict_table(rows: pd.DataFrame, *, chosen_k: int | None) -> pd.DataFrame:
         if len(known):
             strongest = known.iloc[int(known["before_estimate"].to_numpy().argmax())]
             at = of[of["layer"] == strongest["layer"]]
-        # The keywords of all lexica come before those of one.
         for _, group in at.groupby("subset", sort=False):
             found.append(group.iloc[int(np.argmin([_ORDER.index(f) for f in group["finding"]]))])
     if not found:

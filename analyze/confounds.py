@@ -15,7 +15,7 @@ from .auroc import Floats, auroc, auroc_difference, auroc_interval
 from .controls import ControlLabels, concept_scores, control_labels, mean_auroc
 from .design import Design, make_design
 from .evaluate import HeldOut, compare_with_words, held_out_sets, measure
-from .parts import Activations, run_parts
+from .parts import Activations, run_part
 from .residual import Confounds, residual_scores
 from .splits import Fold
 from .surface import SURFACE_FEATURES, feature_scores, surface_features, surface_scores
@@ -123,10 +123,10 @@ def confound_run(
     """
     design = make_design(ds, texts, spec=probe, site=site)
     part = confound_part(design, spec=spec)
-    found = run_parts(
-        ds, [part], design.table, site=design.site, pools=design.pools, scheduler=scheduler
+    layers = run_part(
+        ds, part, design.table, site=design.site, pools=design.pools, scheduler=scheduler
     )
-    return confound_tables(design, {cell: of[0] for cell, of in found.items()}, part, bow=bow)
+    return confound_tables(design, layers, part, bow=bow)
 
 
 def confound_part(design: Design, *, spec: ConfoundSpec) -> ConfoundPart:

@@ -26,7 +26,7 @@ from .nulls import (
     random_scores,
     signal_p_value,
 )
-from .parts import Activations, run_parts
+from .parts import Activations, run_part
 from .probes import Tuning
 from .splits import Fold
 from .table import OVER_LAYERS, plain_strings, rows_frame
@@ -152,10 +152,10 @@ def null_run(
     """
     design = make_design(ds, texts, spec=probe, site=site)
     part = null_part(design, spec=spec, probe=probe)
-    found = run_parts(
-        ds, [part], design.table, site=design.site, pools=design.pools, scheduler=scheduler
+    layers = run_part(
+        ds, part, design.table, site=design.site, pools=design.pools, scheduler=scheduler
     )
-    return null_tables(design, {cell: of[0] for cell, of in found.items()}, spec, probe=probe)
+    return null_tables(design, layers, spec, probe=probe)
 
 
 def null_part(design: Design, *, spec: NullSpec, probe: ProbeSpec) -> NullPart:

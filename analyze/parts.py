@@ -23,7 +23,7 @@ from .rowspace import PairSpace, pair_space
 from .schedule import Progress, one_blas_thread, run_tasks
 from .splits import Fold, PairTable
 
-__all__ = ["FAILURES", "Activations", "Failure", "Part", "paired_rows", "run_parts"]
+__all__ = ["FAILURES", "Activations", "Failure", "Part", "paired_rows", "run_part", "run_parts"]
 
 # What one analysis of many may fail with; its others go on, and the reason is said.
 FAILURES = (ActlakeError, ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
@@ -188,6 +188,20 @@ def run_parts(
                 raise value.error
             found[cell][at] = value
     return found
+
+
+def run_part(
+    ds: xr.Dataset,
+    part: Part,
+    table: PairTable,
+    *,
+    site: str,
+    pools: Sequence[str],
+    scheduler: str | None,
+) -> dict[tuple[str, int], Any]:
+    """Return the results of one part by pool and layer; see :func:`run_parts`."""
+    found = run_parts(ds, [part], table, site=site, pools=pools, scheduler=scheduler)
+    return {cell: result for cell, (result,) in found.items()}
 
 
 def _fit_parts(

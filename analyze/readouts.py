@@ -15,7 +15,7 @@ from ..schemas import CorruptError, InvalidInputError, RandomSpec
 from .arrays import run_pools
 from .auroc import Floats
 from .nulls import drawn_aurocs, isotropic_directions, max_over_layers, null_band, random_scores
-from .parts import Activations, run_parts
+from .parts import Activations, run_part
 from .splits import PairTable, pair_table
 from .table import OVER_LAYERS, dataset_provenance, plain_strings, relative_depth
 
@@ -93,8 +93,7 @@ def random_run(
     chosen, found = run_pools(ds, site=site, pools=pools)
     table = pair_table(ds)
     part = random_part(table, spec)
-    fitted = run_parts(ds, [part], table, site=chosen, pools=found, scheduler=scheduler)
-    layers = {cell: of[0] for cell, of in fitted.items()}
+    layers = run_part(ds, part, table, site=chosen, pools=found, scheduler=scheduler)
     return random_tables(ds, table, layers, site=chosen, pools=found, spec=spec)
 
 

@@ -13,7 +13,7 @@ from .design import Design, dataset_digest, make_design
 from .evaluate import held_out_sets
 from .frames import direction_dataset, null_frame, probe_rows, score_frame
 from .layer import LayerJob, LayerResult, ProbePart
-from .parts import run_parts
+from .parts import run_part
 from .results import ProbeResult
 from .splits import split_fold
 from .surface import surface_features, surface_scores
@@ -69,10 +69,10 @@ def probe_run(
     """
     design = make_design(ds, texts, spec=spec, site=site)
     part = probe_part(design, spec=spec, random=random, bow=bow)
-    found = run_parts(
-        ds, [part], design.table, site=design.site, pools=design.pools, scheduler=scheduler
+    layers = run_part(
+        ds, part, design.table, site=design.site, pools=design.pools, scheduler=scheduler
     )
-    return probe_tables(design, {cell: of[0] for cell, of in found.items()}, part)
+    return probe_tables(design, layers, part)
 
 
 def probe_part(

@@ -6,7 +6,6 @@ QUICK=1 uses a small run; the full mode writes more than 1 GB.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import math
 import os
@@ -14,11 +13,8 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,113 +25,25 @@ import zarr
 from numcodecs import Blosc
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from actlake.schemas import (
-    ArraySpec,
-    CaptureSpec,
-    EnvironmentInfo,
-    ModelInfo,
-    RunPlan,
-    TokenizerInfo,
-    digest_json,
-)
-from actlake.store import create_store, open_run, rows_per_block
+from actlake.schemas import RunPlan
+from actlake.store import create_store, open_run
 from actlake.store.blocks import block_chunks
-from actlake.store.codec import BLOSC, PLAIN, encode_chunk
-from actlake.store.reader import READ_CONCURRENCY
+from actlake.store.codec import PLAIN, encode_chunk
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.harness import QUICK, compare, emit, seconds
-from benchmarks.latency_proxy import LatencyProxy
-from tests.servers import rclone_server
-
-N_LAYERS, HIDDEN = (8, 1024) if QUICK else (33, 4096)
-N_TEXTS = 2048  # 33 x 4096 wide: 1.1 GB
-REPEATS = 3 if QUICK else 5
-S3_PUTS = 16  # at a time, as the writer has it
-NAME = "resid_post_mean_response"
-ENVIRONMENT = EnvironmentInfo(actlake="bench", python="3", platform="bench")
-
-
-def make_plan(*, codec: str = BLOSC, n_texts: int = N_TEXTS, **shape: int) -> RunPlan:
-    """Return the plan of one pooled array and its norms, bf16 values in float32."""
-    n_layers, hidden = shape.get("n_layers", N_LAYERS), shape.get("hidden", HIDDEN)
-    digest = digest_json("bench")
-    dims = (n_texts, n_layers, hidden)
-    return RunPlan(
-        run="bench",
-        corpus="bench",
-        corpus_digest=digest,
-        model=ModelInfo(
-            name="bench", content_digest=digest, architecture="None", n_layers=n_layers,
-            hidden_size=hidden, n_parameters=0, dtype="bfloat16", attn_implementation="sdpa",
-        ),
-        tokenizer=TokenizerInfo(digest=digest, vocab_size=1),
-        capture=CaptureSpec(pools=("mean_response",)),
-        layers=tuple(range(n_layers)),
-        n_texts=n_texts,
-        n_tokens=n_texts,
-        rows_digest=digest,
-        rows_per_block=shape.get("rows") or rows_per_block(n_texts, hidden),
-        batch_tokens=1,
-        arrays=(
-            ArraySpec(name=NAME, dims=("text", "layer", "hidden"), shape=dims),
-            ArraySpec(name="resid_post_norm", dims=("text", "layer"), shape=dims[:2]),
-        ),
-        codec=codec,
-    )  # fmt: skip
-
-
-def make_blocks(plan: RunPlan) -> list[dict[str, np.ndarray]]:
-    """Return the blocks of a plan: normal values as a bf16 model gives them, all different."""
-    rng = np.random.default_rng(0)
-    blocks = []
-    for block in range(plan.n_blocks):
-        rows = plan.block_rows(block)
-        n = rows.stop - rows.start
-        values = rng.standard_normal((n, *plan.arrays[0].shape[1:]), dtype=np.float32)
-        values.view(np.uint32)[...] &= np.uint32(0xFFFF0000)
-        blocks.append({NAME: values, "resid_post_norm": np.abs(values[..., 0])})
-    return blocks
-
-
-def new_writer(url: str | Path, plan: RunPlan, options: dict[str, Any] | None = None) -> Any:
-    """Return a writer of a new run in a new store."""
-    store = create_store(url, storage_options=options)
-    coords = {"text": np.array([f"t{i}" for i in range(plan.n_texts)])}
-    return store.create_run(plan, coords=coords, environment=ENVIRONMENT)
-
-
-def write_all(writer: Any, blocks: list[dict[str, np.ndarray]]) -> None:
-    for block, arrays in enumerate(blocks):
-        writer.write_block(block, arrays)
-
-
-def encoded(plan: RunPlan, blocks: list[dict[str, np.ndarray]]) -> dict[str, memoryview]:
-    """Return the objects of all blocks, as the store writes them."""
-    return {
-        key: encode_chunk(values, codec=plan.codec)
-        for block, arrays in enumerate(blocks)
-        for key, values in block_chunks(plan, block, arrays)
-    }
-
-
-def touch_memory(n_bytes: int) -> None:
-    """Have the kernel own as much memory as a measurement needs.
-
-    A virtual machine gives free pages back to its host, and whoever writes next pays for
-    getting them again: several times the cost of the write itself.
-    """
-    np.ones(n_bytes // 8)
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="actlake-bench-", dir=os.environ.get("BENCH_DIR")))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
+from benchmarks.harness import compare, emit
+from benchmarks.store_runs import (
+    NAME,
+    REPEATS,
+    encoded,
+    make_blocks,
+    make_plan,
+    new_writer,
+    scratch,
+    touch_memory,
+    write_all,
+)
+from benchmarks.store_wire import bench_s3
 
 # -- writing to a disk
 
@@ -331,92 +239,12 @@ def bench_local_reads(
         )
 
 
-# -- over the wire
-
-
-def bench_s3(figures: dict[str, Any]) -> None:
-    """Write and read through a real S3 server, beside its client's bare PUTs and GETs."""
-    with rclone_server() as server:
-        for codec, suffix in ((PLAIN, ""), (BLOSC, "_default_codec")):
-            bench_wire(figures, server, codec=codec, suffix=suffix)
-        figures.update(latency(server))
-
-
-def bench_wire(figures: dict[str, Any], server: Any, *, codec: str, suffix: str) -> None:
-    """Measure one codec against the same objects without it."""
-    plan = make_plan(codec=codec, n_texts=N_TEXTS // 2)
-    blocks = make_blocks(plan)
-    objects = encoded(plan, blocks)
-    prefix = f"{server.url}/{uuid.uuid4().hex}"
-    fresh = [new_writer(f"{prefix}/{i}", plan, server.options()) for i in range(REPEATS)]
-    written: list[Any] = []
-    backend = fresh[0].store.backend
-
-    def write() -> None:
-        written.append(fresh.pop())
-        write_all(written[-1], blocks)
-
-    def put() -> None:
-        with ThreadPoolExecutor(S3_PUTS) as pool:
-            list(pool.map(lambda item: backend.put(f"plain/{item[0]}", item[1]), objects.items()))
-
-    size = sum(len(data) for data in objects.values())
-    name = f"write_s3_vs_put{suffix}"
-    figures[name] = compare(
-        name, write, put, repeats=REPEATS, before=lambda: touch_memory(2 * size)
-    )
-    store = written[-1].store
-    written[-1].seal()
-    keys = [f"plain/{key}" for key in objects if key.startswith(NAME)]
-
-    async def get_all() -> None:
-        gate = asyncio.Semaphore(READ_CONCURRENCY)
-
-        async def get(key: str) -> None:
-            async with gate:
-                await backend.get_async(key, max_bytes=2**31)
-
-        await asyncio.gather(*(get(key) for key in keys))
-
-    name = f"read_s3_vs_get{suffix}"
-    figures[name] = compare(
-        name,
-        lambda: read_all(store),
-        lambda: asyncio.run(get_all()),
-        repeats=REPEATS,
-        before=lambda: touch_memory(2 * size),
-    )
-
-
-def read_all(store: Any) -> np.ndarray:
-    """Return the whole array, opened anew: xarray would remember the values."""
-    return open_run(store, "bench", chunks=None)[NAME].values
-
-
-def latency(server: Any) -> dict[str, float]:
-    """Read one layer of 160 objects behind 60 ms, against waves of as many GETs as run at once."""
-    delay, n_objects = 0.06, 160
-    plan = make_plan(n_texts=16 * n_objects, n_layers=2, hidden=256, rows=16)
-    url = f"{server.url}/{uuid.uuid4().hex}"
-    writer = new_writer(url, plan, server.options())
-    write_all(writer, make_blocks(plan))
-    writer.seal()
-    with LatencyProxy(server.endpoint, seconds=delay) as endpoint:
-        options = {**server.options(), "endpoint_url": endpoint}
-        store = create_store(url, storage_options=options)
-        array = open_run(store, "bench", chunks="job")[NAME].sel(layer=1)
-        took = min(seconds(array.compute) for _ in range(3))
-    ideal = math.ceil(n_objects / READ_CONCURRENCY) * delay
-    print(f"latency60ms: {took:.3f} s, ideal {ideal:.3f} s")
-    return {"latency60ms_vs_ideal": round(took / ideal, 2)}
-
-
 # -- memory
 
 _MEMORY = """
 import resource, sys
 sys.path.insert(0, {root!r})
-import benchmarks.store as bench
+import benchmarks.store_runs as bench
 from threading import Thread
 plan = bench.make_plan()
 folder = sys.argv[1]

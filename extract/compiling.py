@@ -13,18 +13,36 @@ from .engine import TransformersEngine
 from .planning import PreparedRun
 from .rendering import TokenRow
 
-__all__ = ["compile_blocks", "prove_compiled"]
+__all__ = ["check_compiled_sites", "compile_blocks", "prove_compiled"]
+
+_AROUND_BLOCKS = ("resid_pre", "resid_post")
 
 # Largest deviation over the largest magnitude: fused kernels round at other places.
 _SAME = {torch.float32: 5e-5, torch.float64: 5e-5}
 _SAME_HALF = 3e-2
 
 
+def check_compiled_sites(sites: Sequence[str]) -> None:
+    """Raise InvalidInputError for a site inside of the blocks that are compiled.
+
+    Its hook becomes part of what is compiled. It names its layer, so every layer is compiled anew,
+    and behind the limit of recompilations (8 by default) the others run uncompiled
+    without a word: a run that is slower than an eager one, and whose record is wrong.
+    """
+    inner = [site for site in sites if site not in _AROUND_BLOCKS]
+    if inner:
+        msg = (
+            f"compile captures around blocks, and {', '.join(inner)} is inside of them; expected "
+            f"the sites {', '.join(_AROUND_BLOCKS)}. Leave out --compile, or extract the others in "
+            "a run of their own"
+        )
+        raise InvalidInputError(msg)
+
+
 def compile_blocks(network: nn.Module, *, backend: str = "inductor") -> None:
     """Compile the ``forward`` of each block in place; what calls it, hooks and all, stays Python.
 
-    Hooks on the modules inside of a block become part of what is compiled, or do not fire:
-    :func:`prove_compiled` finds out.
+    Hooks on the modules inside of a block would not: :func:`check_compiled_sites` refuses them.
     """
     for block in find_blocks(network):
         # Batches differ in their shape: one compilation for all of them.

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from ..schemas import CaptureSpec, ExtractSpec, InvalidInputError
-from .compiling import prove_compiled
+from .compiling import check_compiled_sites, prove_compiled
 from .engine import Engine, TransformersEngine
 from .loading import LoadedModel, load_model
 from .planning import PreparedRun
@@ -29,6 +29,8 @@ def load_for_plan(
     model: str, *, revision: str | None, capture: CaptureSpec, extract: ExtractSpec
 ) -> LoadedModel:
     """Return a model's config and tokenizer, and its identity as the engine will run it."""
+    if extract.compile:
+        check_compiled_sites(capture.sites)
     loaded = load_model(
         model,
         revision=revision,

@@ -84,8 +84,8 @@ class ExtractSpec(Record):
     of NaN or infinity in an activation: ``stop`` ends the run and names text, layer and token;
     ``record`` stores the vector of that text and layer as NaN and notes the row in the commit
     record. ``compile`` runs compiled blocks, where a trial at load shows that what is captured
-    from them is the same. ``device_map`` spreads a model over all GPUs, then over host memory and
-    disk, as accelerate does.
+    around them (``resid_pre``, ``resid_post``) is the same. ``device_map`` spreads a model over
+    all GPUs, then over host memory and disk, as accelerate does.
     """
 
     engine: EngineName = "transformers"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -52,25 +55,77 @@ def _read_spec(record: type[Spec], file: Path | None, **options: object) -> Spec
     return record.parse(values | given, where=str(file or "options"))
 
 
-def _job(
-    store_url: str,
-    out: Path,
-    *,
-    part: str,
-    spec: Record,
-    **options: Any,  # noqa: ANN401
-) -> AnalysisJob:
-    """Return what a stage of the suite is given, with ``spec`` for one of its parts."""
-    from .analysis_job import AnalysisJob
-    from .job_progress import job_progress
-    from .schemas import AnalyzeSpec
-    from .stages import Results
-    from .store import open_store
+@dataclass(frozen=True)
+class _Stage:
+    """A stage of the suite as a command asks for it."""
 
-    whole = AnalyzeSpec().model_copy(update={part: spec})
-    return AnalysisJob(
-        open_store(store_url), Results(out), whole, say=say, bar=job_progress, **options
-    )
+    job: AnalysisJob
+    part: str
+    as_json: bool
+
+    def read(self, run: str = "") -> pd.DataFrame:
+        """Return the table that the stage wrote, of one run where it has one for each."""
+        return _read(self.job.results.stage(run, self.part), self.part)
+
+    def show(self, frame: pd.DataFrame, columns: list[str], *, run: str = "") -> None:
+        """Print the chosen columns of rows."""
+        folder = self.job.results.stage(run, self.part)
+        _show(frame, columns, folder=folder, as_json=self.as_json)
+
+
+def _stage(part: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return what gives a command STORE and the options of every stage.
+
+    The command is called with a :class:`_Stage` and its ``runs``; all other options are keys of
+    the stage's spec.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @click.argument("store_url", metavar="STORE")
+        @_out
+        @_spec
+        @_site
+        @_pools
+        @_scheduler
+        @_memory
+        @_seed
+        @json_option
+        @wraps(command)
+        def called(
+            store_url: str,
+            runs: Any,  # one name, or a tuple of them  # noqa: ANN401
+            *,
+            out: Path,
+            spec_file: Path | None,
+            site: str | None,
+            scheduler: str | None,
+            memory: str | None,
+            as_json: bool,
+            **options: object,
+        ) -> None:
+            from .analysis_job import AnalysisJob
+            from .job_progress import job_progress
+            from .schemas import AnalyzeSpec
+            from .stages import Results
+            from .store import open_store
+
+            whole = AnalyzeSpec()
+            spec = _read_spec(type(getattr(whole, part)), spec_file, **options)
+            job = AnalysisJob(
+                open_store(store_url),
+                Results(out),
+                whole.model_copy(update={part: spec}),
+                site=site,
+                scheduler=scheduler,
+                memory=memory,
+                say=say,
+                bar=job_progress,
+            )
+            command(_Stage(job, part, as_json), runs)
+
+        return called
+
+    return decorate
 
 
 def _read(folder: Path, name: str) -> pd.DataFrame:
@@ -100,12 +155,8 @@ def _write(frame: pd.DataFrame, folder: Path, name: str) -> None:
 
 
 @click.command()
-@click.argument("store_url", metavar="STORE")
-@click.argument("run")
-@_out
-@_spec
-@_site
-@_pools
+@_stage("geometry")
+@click.argument("runs", metavar="RUN")
 @click.option(
     "--shared",
     type=click.Choice(["refuse", "flag"]),
@@ -114,37 +165,17 @@ def _write(frame: pd.DataFrame, folder: Path, name: str) -> None:
 @click.option(
     "--permutations", "n_permutations", type=click.IntRange(1), help="Of the null.  [default: 1000]"
 )
-@_scheduler
-@_memory
-@_seed
-@json_option
-def geometry(
-    store_url: str,
-    run: str,
-    out: Path,
-    *,
-    spec_file: Path | None,
-    site: str | None,
-    scheduler: str | None,
-    memory: str | None,
-    as_json: bool,
-    **options: Any,  # noqa: ANN401
-) -> None:
+def geometry(stage: _Stage, run: str) -> None:
     """Components of a run, cosines between its directions, and t-SNE pictures.
 
     \b
     Example: actlake analyze geometry s3://bucket/store llama-3-8b --out results
     """
-    from .schemas import GeometrySpec
     from .suite_stages import geometry_stage
 
-    spec = _read_spec(GeometrySpec, spec_file, **options)
-    execution = {"site": site, "scheduler": scheduler, "memory": memory}
-    job = _job(store_url, out, part="geometry", spec=spec, **execution)
-    job.store.read_manifest(run)
-    say(f"{run}: geometry {geometry_stage(job, run)}")
-    folder = job.results.stage(run, "geometry")
-    every = _read(folder, "geometry")
+    stage.job.store.read_manifest(run)
+    say(f"{run}: geometry {geometry_stage(stage.job, run)}")
+    every = stage.read(run)
     rows = every[every.metric == "cosine"]
     if rows.empty:
         rows = every[(every.metric == "reliability") & (every.space == "raw")]
@@ -152,35 +183,16 @@ def geometry(
         "pool", "layer", "contrast", "other", "space", "estimate", "ci_low", "ci_high",
         "p_value", "disattenuated", "verdict",
     ]  # fmt: skip
-    _show(rows, columns, folder=folder, as_json=as_json)
+    stage.show(rows, columns, run=run)
 
 
 @click.command()
-@click.argument("store_url", metavar="STORE")
+@_stage("similarity")
 @click.argument("runs", nargs=-1)
-@_out
-@_spec
-@_site
-@_pools
 @click.option(
     "--max-texts", type=click.IntRange(4), help="A sample beyond so many.  [default: 700]"
 )
-@_scheduler
-@_memory
-@_seed
-@json_option
-def similarity(
-    store_url: str,
-    runs: tuple[str, ...],
-    out: Path,
-    *,
-    spec_file: Path | None,
-    site: str | None,
-    scheduler: str | None,
-    memory: str | None,
-    as_json: bool,
-    **options: Any,  # noqa: ANN401
-) -> None:
+def similarity(stage: _Stage, runs: tuple[str, ...]) -> None:
     """Debiased CKA and RSA of every layer of RUNS with every layer of the others.
 
     All runs of the store where none is named.
@@ -188,51 +200,26 @@ def similarity(
     \b
     Example: actlake analyze similarity s3://bucket/store llama-3-8b phi-3 --out results
     """
-    from .schemas import SimilaritySpec
     from .suite_stages import similarity_stage
 
-    spec = _read_spec(SimilaritySpec, spec_file, **options)
-    execution = {"site": site, "scheduler": scheduler, "memory": memory}
-    job = _job(store_url, out, part="similarity", spec=spec, **execution)
-    say(f"similarity {similarity_stage(job, runs or job.store.run_ids())}")
-    folder = job.results.stage("", "similarity")
-    frame = _read(folder, "similarity")
+    say(f"similarity {similarity_stage(stage.job, runs or stage.job.store.run_ids())}")
+    frame = stage.read()
     keys = ["pool", "run", "other_run", "metric", "layer"]
     there = frame[frame.estimate.notna()]
     best = there.loc[there.groupby(keys, sort=False).estimate.idxmax()]
-    columns = [*keys, "other_layer", "estimate", "ci_low", "ci_high"]
-    _show(best, columns, folder=folder, as_json=as_json)
+    stage.show(best, [*keys, "other_layer", "estimate", "ci_low", "ci_high"])
 
 
 @click.command()
-@click.argument("store_url", metavar="STORE")
+@_stage("transfer")
 @click.argument("runs", nargs=-1)
-@_out
-@_spec
-@_site
-@_pools
 @click.option("--maps", help="Of procrustes, ridge, cca.  [default: all three]")
 @click.option(
     "--anchors",
     type=click.Choice(["neutral", "train"]),
     help="The texts that maps are fitted on.  [default: neutral]",
 )
-@_scheduler
-@_memory
-@_seed
-@json_option
-def transfer(
-    store_url: str,
-    runs: tuple[str, ...],
-    out: Path,
-    *,
-    spec_file: Path | None,
-    site: str | None,
-    scheduler: str | None,
-    memory: str | None,
-    as_json: bool,
-    **options: Any,  # noqa: ANN401
-) -> None:
+def transfer(stage: _Stage, runs: tuple[str, ...]) -> None:
     """Carry the probes of RUNS to each other, beside every control.
 
     All runs of the store where none is named.
@@ -240,21 +227,16 @@ def transfer(
     \b
     Example: actlake analyze transfer s3://bucket/store llama-3-8b phi-3 --maps ridge
     """
-    from .schemas import TransferSpec
     from .suite_stages import transfer_stage
 
-    spec = _read_spec(TransferSpec, spec_file, **options)
-    execution = {"site": site, "scheduler": scheduler, "memory": memory}
-    job = _job(store_url, out, part="transfer", spec=spec, **execution)
-    say(f"transfer {transfer_stage(job, runs or job.store.run_ids())}")
-    folder = job.results.stage("", "transfer")
-    frame = _read(folder, "transfer")
+    say(f"transfer {transfer_stage(stage.job, runs or stage.job.store.run_ids())}")
+    frame = stage.read()
     rows = frame[(frame.metric == "auroc") & frame.control.isna()]
     columns = [
         "pool", "source_run", "source_layer", "run", "layer", "map", "map_r2", "estimate",
         "ci_low", "ci_high", "p_value", "ceiling_estimate", "bow_estimate",
     ]  # fmt: skip
-    _show(rows, columns, folder=folder, as_json=as_json)
+    stage.show(rows, columns)
 
 
 @click.command()

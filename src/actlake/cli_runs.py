@@ -69,7 +69,9 @@ _out_option = click.option(
     type=click.Choice(["auto", "balanced", "sequential"]),
     help="Spread a large model over devices, host and disk.",
 )
-@click.option("--compile", is_flag=True, help="Compile the blocks, where hooks prove to fire.")
+@click.option(
+    "--compile", is_flag=True, help="Compile the blocks, where hooks around them prove to fire."
+)
 @click.option("--attn", "attn_implementation", help="eager, sdpa, flash_attention_2.")
 @click.option("--arms", nargs=2, help="The corpus's own names of its positive and negative arm.")
 @click.option(

@@ -170,6 +170,7 @@ def transfer_stage(job: AnalysisJob, runs: Sequence[str]) -> str:
     """
     from .analyze.memory import transfer_memory
     from .analyze.transfer_run import transfer_run
+    from .store import read_texts
 
     asked = job.spec.transfer
 
@@ -178,8 +179,7 @@ def transfer_stage(job: AnalysisJob, runs: Sequence[str]) -> str:
         if "anchors" not in asked.model_fields_set and not _has_neutral(opened):
             job.say("transfer: too few neutral texts; maps are fitted on the train split")
             spec = asked.model_copy(update={"anchors": "train"})
-        corpora = {job.store.read_manifest(run).corpus for run in opened}
-        texts = {text.id: text for of in corpora for text in job.store.read_corpus(of)[1]}
+        texts = {text.id: text for run in opened for text in read_texts(job.store, run)[1]}
         widths = sorted((int(ds.sizes["hidden"]) for ds in opened.values()), reverse=True)
         need = transfer_memory(
             n_texts=max(ds.sizes["text"] for ds in opened.values()),

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 from actlake.analyze import ablation_run, auroc, save_ablation
 from actlake.analyze.ablation_measures import finding_of
+from actlake.analyze.ablation_rows import VERDICT_COLUMNS, verdict_table
 from actlake.analyze.auroc import Interval
 from actlake.analyze.design import make_design
 from actlake.analyze.lexical_words import draw_matched, without_words, word_table
@@ -468,6 +469,25 @@ def row(estimate, low, high, contrast):
 )
 def test_only_intervals_decide(area, spread, before, repooled, finding):
     assert finding_of(area, spread, Interval(before, 1.0, "x"), repooled=repooled) == finding
+
+
+def test_the_words_of_one_lexicon_alone_give_no_verdict():
+    """Texts whose keywords are balanced are not so without one kind of them."""
+    findings = {"warm+work": "undecided", "warm": "partly_lexical", "work": "shortcut"}
+    rows = pd.DataFrame(
+        {
+            "way": "repooled", "pool": "mean_response", "layer": 1, "subset": subset,
+            "readout": "refit", "arm": "keywords_removed", "lexicon": lexicon, "metric": metric,
+            "before_estimate": 1.0, "finding": finding,
+        }
+        for lexicon, finding in findings.items()
+        for subset in ("all", "balanced")
+        for metric in ("auroc", "d_prime")
+    ).reindex(columns=[*{"readout": 0, "metric": 0} | dict.fromkeys(VERDICT_COLUMNS)])  # fmt: skip
+    found = verdict_table(rows, keywords="warm+work", chosen_k=None)
+    assert sorted(found.way) == ["all", "all", "repooled", "repooled"]
+    assert set(found.lexicon) == {"warm+work"}
+    assert set(found.finding) == {"undecided"}
 
 
 # -- what is refused

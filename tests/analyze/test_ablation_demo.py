@@ -54,8 +54,9 @@ def test_the_planted_shortcut_is_called_one_and_the_balanced_half_is_not(ablated
     assert overall["balanced"]["finding"] == "not_lexical"
     assert overall["shortcut"]["bow_before"] >= 0.99
     assert overall["balanced"]["bow_before"] <= 0.6
-    for row in found["verdicts"]:
-        assert row["subset"] != "balanced" or row["finding"] != "shortcut", row
+    # Tokens left out of a pool cannot clear a contrast, but nor do they accuse this one.
+    ways = {row["way"]: row["finding"] for row in found["verdicts"] if row["subset"] == "balanced"}
+    assert ways == {"all": "not_lexical", "repooled": "undecided", "reextracted": "not_lexical"}
 
 
 def test_the_tables_have_both_ways_and_all_draws(ablated):

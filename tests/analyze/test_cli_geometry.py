@@ -77,6 +77,24 @@ def test_similarity_and_transfer_take_all_runs_where_none_is_named(store, tmp_pa
     assert {"permuted_anchors", "bag_of_words", "target_trained"} <= set(controls)
 
 
+def test_transfer_reads_the_texts_that_were_appended_to_a_run(synthetic_run, tmp_path):
+    grown = create_store(tmp_path / "store")
+    for name, hidden in (("a", 12), ("b", 9)):
+        run = synthetic_run(n_neutral=12, hidden=hidden, strength=2.0, n_test_scenarios=2)
+        late = np.isin(run.ds["scenario"].values, ["scenario-01", "scenario-05"])
+        for corpus, which in (("first", ~late), ("later", late)):
+            write_run(grown, run.ds.isel(text=which), name=name, rows=40, corpus=corpus)
+            chosen = set(run.ds["text"].values[which].tolist())
+            texts = [text for text in run.texts if text.id in chosen]
+            grown.write_corpus(corpus_info(corpus, texts), texts)
+    (tmp_path / "t.toml").write_text("n_permuted = 2\nn_random = 9\nn_bootstrap = 20\n")
+    words = ["transfer", grown.url, "a", "b", "--spec", tmp_path / "t.toml", "--maps", "ridge"]
+    moved = run_json(*words, "--out", tmp_path)["rows"]
+    assert {(row["source_run"], row["run"]) for row in moved} == {("a", "b"), ("b", "a")}
+    frame = pd.read_parquet(tmp_path / "transfer/transfer.parquet")
+    assert (frame.n_texts == 96).all()  # of all scenarios
+
+
 def test_correlate_reads_scores_and_ratings(tmp_path):
     rng = np.random.default_rng(0)
     texts = [f"t{i}" for i in range(30)]

@@ -84,6 +84,7 @@ def test_every_local_scheduler_adds_up_the_same_numbers(scheduler):
     options = {**keys(text, label), "then": summary, "task_bytes": 1500}
     one = stream_statistics(array, **options, scheduler="threads")
     other = stream_statistics(array, **options, scheduler=scheduler)
+    assert list(one) == list(other) == [3, 7]
     for layer in one:
         equal(one[layer], other[layer])
 
@@ -92,6 +93,7 @@ def test_arrays_without_dask_are_read_block_by_block():
     array, text, label = tokens()
     options = {**keys(text, label), "then": summary, "scheduler": "synchronous"}
     lazy, eager = stream_statistics(array, **options), stream_statistics(array.compute(), **options)
+    assert list(lazy) == list(eager) == [3, 7]
     for layer in lazy:
         equal(lazy[layer], eager[layer], rtol=1e-7, atol=1e-9)
 
@@ -104,6 +106,7 @@ def test_coordinates_may_have_chunks_of_their_own_as_those_of_a_run_have():
         _ = lazy.chunksizes
     options = {**keys(text, label), "then": summary, "task_bytes": 1500, "scheduler": "threads"}
     found, plain = stream_statistics(lazy, **options), stream_statistics(array, **options)
+    assert list(found) == list(plain) == [3, 7]
     for layer in plain:
         equal(found[layer], plain[layer])
 

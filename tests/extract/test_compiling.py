@@ -101,6 +101,29 @@ def test_compile_with_what_it_does_not_go_with_is_refused(other):
         ExtractSpec.parse({"compile": True, **other})
 
 
+@pytest.mark.parametrize("site", ["attn_heads", "attn_out", "resid_mid", "mlp_out"])
+def test_sites_inside_of_compiled_blocks_are_refused_before_weights_are_read(folder, site):
+    capture = CaptureSpec(sites=("resid_post", site), pools=POOLS)
+    spec = SPEC.model_copy(update={"compile": True})
+    with pytest.raises(InvalidInputError, match=f"{site} is inside of them.*Leave out --compile"):
+        plan(TEXTS, model=folder, run="r", corpus="c", capture=capture, extract=spec)
+
+
+def test_sites_around_compiled_blocks_are_captured_from_one_compilation(folder):
+    """A hook that names its layer would be compiled anew for each, and given up after eight."""
+    sites = ("resid_pre", "resid_post")
+    capture = CaptureSpec(sites=sites, pools=POOLS)
+    spec = SPEC.model_copy(update={"compile": True})
+    prepared = plan(TEXTS, model=folder, run="r", corpus="c", capture=capture, extract=spec)
+    loaded = load_model(folder, device="cpu")
+    engine = TransformersEngine(loaded, sites=sites, layers=range(4), pools=POOLS)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    with engine.ready():
+        prove_compiled(engine, loaded.backbone, prepared, backend="aot_eager")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own parts
 def test_a_compiled_run_is_the_eager_run_and_says_so(tmp_path, folder):
