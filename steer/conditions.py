@@ -15,7 +15,7 @@ import pandas as pd
 from ..extract import LoadedModel
 from ..schemas import InvalidInputError, digest_json
 from .aligned import COMPLETIONS, AlignedCase
-from .parts import claim_folder, commit_part, read_parts
+from .kept import KeptRows
 from .patched_runs import (
     CaseOutcome,
     Patch,
@@ -32,7 +32,6 @@ Progress: TypeAlias = Callable[[int, int], None]
 States: TypeAlias = Mapping[str, Mapping[tuple[str, str], np.ndarray]]
 
 _KEY = ["contrast_digest", "condition"]
-_FILE, _NOUN = "conditions.json", "outcomes"
 _PATCHES_PER_PART = 256  # what an interruption can lose of one contrast
 _ROLES = ("base", "source")
 _Figures: TypeAlias = tuple[float, float, float]  # log-probs of both completions, and the change
@@ -74,10 +73,10 @@ def run_conditions(
 ) -> PatchOutcomes:
     """Return the outcome of every patch in every contrast.
 
-    A condition is one patch in one contrast. With a folder, conditions are committed as Parquet
-    parts, each of which appears whole or not at all; those that are there are not run again,
-    whichever analysis made them, so the same call goes on after an interruption and one with
-    more layers, arms or contrasts adds to what is there.
+    A condition is one patch in one contrast. With a folder, conditions are committed part by part
+    (:class:`~actlake.steer.KeptRows`); those that are there are not run again, whichever analysis
+    made them, so the same call goes on after an interruption and one with more layers, arms or
+    contrasts adds to what is there.
 
     Parameters
     ----------
@@ -101,9 +100,7 @@ def run_conditions(
         change=np.empty((n_patches, len(cases))),
         n_tokens=np.array([[len(ids) for ids in case.completions] for case in cases]),
     )
-    kept = None if folder is None else _Kept(folder, patches)
-    if kept is not None:
-        kept.claim(loaded)
+    kept = None if folder is None else _Kept(loaded, folder, patches)
     done = 0
     for i, case in enumerate(cases):
         given = (states or {}).get(case.contrast.id)
@@ -133,6 +130,7 @@ def run_conditions(
 
 
 def weigh_conditions(
+    loaded: LoadedModel,
     cases: Sequence[AlignedCase],
     patches: Sequence[Patch],
     *,
@@ -141,7 +139,7 @@ def weigh_conditions(
     folder: Path | None = None,
 ) -> PatchCost:
     """Return what :func:`run_conditions` would run, less what the folder holds."""
-    kept = None if folder is None else _Kept(folder, patches)
+    kept = None if folder is None else _Kept(loaded, folder, patches, read_only=True)
     cost = PatchCost()
     for case in cases:
         todo = list(range(len(patches)))
@@ -171,19 +169,25 @@ def _parts(
 class _Kept:
     """The outcomes that a folder holds, by contrast and condition."""
 
-    def __init__(self, folder: Path, patches: Sequence[Patch]) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        folder: Path,
+        patches: Sequence[Patch],
+        *,
+        read_only: bool = False,
+    ) -> None:
         self.names = [_name(patch) for patch in patches]
-        table = read_parts(folder, _KEY)
+        made_with = {"model": loaded.info.model_dump(mode="json")}
+        self.kept = KeptRows(
+            folder, key=_KEY, made_with=made_with, noun="outcomes", read_only=read_only
+        )
+        table = self.kept.read()
         self.rows: dict[str, dict[str, _Figures]] = {}
         if len(table):
             columns = [*_KEY, *COMPLETIONS, "change_norm"]
             for digest, name, *figures in table[columns].itertuples(index=False, name=None):
                 self.rows.setdefault(digest, {})[name] = (figures[0], figures[1], figures[2])
-
-    def claim(self, loaded: LoadedModel) -> None:
-        key = {"model": loaded.info.model_dump(mode="json")}
-        claim_folder(self.folder, key, file=_FILE, noun=_NOUN)
 
     def of(
         self, case: AlignedCase, given: Mapping[tuple[str, str], np.ndarray] | None
@@ -225,7 +229,7 @@ class _Kept:
             }
             for name, figures in fresh.items()
         ]
-        commit_part(pd.DataFrame.from_records(records), self.folder, noun=_NOUN)
+        self.kept.commit(pd.DataFrame.from_records(records))
         known.update(fresh)
 
 

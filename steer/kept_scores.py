@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 
 from ..extract import LoadedModel, TokenRow
-from .parts import claim_folder, commit_part, read_parts
+from .kept import KeptRows
 from .scoring import Condition, score_rows
 
 __all__ = ["missing_scores", "score_conditions"]
 
 _KEY = ["row_digest", "condition"]
-_FILE, _NOUN = "scores.json", "scores"
 _ROWS_PER_PART = 1024  # what an interruption can lose
 
 
@@ -35,8 +34,8 @@ def score_conditions(
 ) -> np.ndarray:
     """Return what :func:`~actlake.steer.score_rows` returns, (condition,).
 
-    With a folder, scores are committed as Parquet parts, each of which appears whole or not at
-    all; those that are there are not run again.
+    With a folder, scores are committed part by part (:class:`~actlake.steer.KeptRows`); those that
+    are there are not run again.
 
     Parameters
     ----------
@@ -58,10 +57,9 @@ def score_conditions(
     }
     if folder is None:
         return score_rows(loaded, rows, conditions, **given)  # type: ignore[arg-type]
-    key = {"model": loaded.info.model_dump(mode="json")}
-    claim_folder(folder, key, file=_FILE, noun=_NOUN)
+    kept = _kept(loaded, folder)
     names = _names(rows, conditions, directions=directions, layer=layer, positions=positions)
-    known = _read(folder)
+    known = _read(kept)
     todo = [i for i, name in enumerate(names) if name not in known]
     # Rows of one length share batches: parts of long and short ones would be batches of both.
     todo.sort(key=lambda i: (rows[conditions[i].row].n_tokens, conditions[i].row))
@@ -74,7 +72,7 @@ def score_conditions(
             {**dict(zip(_KEY, names[i], strict=True)), "score": float(score)}
             for i, score in zip(chosen, scores, strict=True)
         ]
-        commit_part(pd.DataFrame.from_records(records), folder, noun=_NOUN)
+        kept.commit(pd.DataFrame.from_records(records))
         known |= {names[i]: float(score) for i, score in zip(chosen, scores, strict=True)}
     if progress is not None:
         progress(len(conditions), len(conditions))
@@ -82,6 +80,7 @@ def score_conditions(
 
 
 def missing_scores(
+    loaded: LoadedModel,
     rows: Sequence[TokenRow],
     conditions: Sequence[Condition],
     *,
@@ -94,12 +93,17 @@ def missing_scores(
     if folder is None:
         return list(range(len(conditions)))
     names = _names(rows, conditions, directions=directions, layer=layer, positions=positions)
-    known = _read(folder)
+    known = _read(_kept(loaded, folder, read_only=True))
     return [i for i, name in enumerate(names) if name not in known]
 
 
-def _read(folder: Path) -> dict[tuple[str, str], float]:
-    table = read_parts(folder, _KEY)
+def _kept(loaded: LoadedModel, folder: Path, *, read_only: bool = False) -> KeptRows:
+    made_with = {"model": loaded.info.model_dump(mode="json")}
+    return KeptRows(folder, key=_KEY, made_with=made_with, noun="scores", read_only=read_only)
+
+
+def _read(kept: KeptRows) -> dict[tuple[str, str], float]:
+    table = kept.read()
     if table.empty:
         return {}
     columns = table[[*_KEY, "score"]].itertuples(index=False, name=None)

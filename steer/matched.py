@@ -90,7 +90,7 @@ def weigh_comparison(
 ) -> PatchCost:
     """Return what :func:`compare_with_steering` would run, without running it."""
     _, patches = _plan(loaded, cases, direction, spec)
-    return weigh_conditions(cases, patches, batch_tokens=batch_tokens, folder=folder)
+    return weigh_conditions(loaded, cases, patches, batch_tokens=batch_tokens, folder=folder)
 
 
 def compare_with_steering(

@@ -121,7 +121,7 @@ def weigh_mediation(
 ) -> PatchCost:
     """Return what :func:`mediate` would run, without running it."""
     _, patches = _plan(loaded, spec, direction)
-    return weigh_conditions(cases, patches, batch_tokens=batch_tokens, folder=folder)
+    return weigh_conditions(loaded, cases, patches, batch_tokens=batch_tokens, folder=folder)
 
 
 def mediate(

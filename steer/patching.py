@@ -191,7 +191,7 @@ def weigh_sweep(
     """Return what :func:`sweep_patches` would run, without running it."""
     plan = _prepare(loaded, cases, spec, direction, shuffled)
     return weigh_conditions(
-        cases, plan.patches, batch_tokens=batch_tokens, states=states, folder=folder
+        loaded, cases, plan.patches, batch_tokens=batch_tokens, states=states, folder=folder
     )
 
 

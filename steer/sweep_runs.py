@@ -50,11 +50,13 @@ def _wanted(rows: Sequence[TokenRow], plan: SweepPlan) -> pd.DataFrame:
     )
 
 
-def _kept(loaded: LoadedModel, folder: Path | None, *, positions: str) -> KeptRows | None:
+def _kept(
+    loaded: LoadedModel, folder: Path | None, *, positions: str, read_only: bool = False
+) -> KeptRows | None:
     if folder is None:
         return None
     made_with = {"model": loaded.info.model_dump(mode="json"), "positions": positions}
-    return KeptRows(folder, key=_KEY, made_with=made_with)
+    return KeptRows(folder, key=_KEY, made_with=made_with, noun="conditions", read_only=read_only)
 
 
 def _conditions(todo: pd.DataFrame, plan: SweepPlan) -> list[Condition]:
@@ -140,9 +142,7 @@ def weigh_conditions(
 ) -> PatchCost:
     """Return what :func:`measure_sweep` would run."""
     todo = _wanted(rows, plan)
-    kept = None if folder is None or not folder.exists() else _kept(
-        loaded, folder, positions=positions
-    )  # fmt: skip
+    kept = _kept(loaded, folder, positions=positions, read_only=True)
     if kept is not None:
         todo = kept.missing(todo)
     conditions = _conditions(todo, plan)

@@ -59,6 +59,7 @@ def weigh_transfer(
     rows = _render(loaded, pairs, capture)
     conditions = plan.conditions(len(rows))
     todo = missing_scores(
+        loaded,
         rows,
         conditions,
         directions=plan.vectors,

@@ -165,7 +165,7 @@ def _prepare(
 
     from .extract import load_model
     from .steer import align_contrasts, fit_contrast_direction
-    from .steer.parts import replace_file
+    from .steer.kept import write_file
 
     if options["direction_file"] and options["n_fit"]:
         msg = "directions are either given (--directions) or fitted (--fit)"
@@ -195,10 +195,9 @@ def _prepare(
     if options["dry_run"]:  # the direction's numbers do not change what is run
         return loaded, cases[n_fit:], np.eye(1, loaded.info.hidden_size)[0]
     fitted = fit_contrast_direction(loaded, cases[:n_fit], place=fit_place)  # type: ignore[arg-type]
-    kept.parent.mkdir(parents=True, exist_ok=True)
     with io.BytesIO() as file:
         np.save(file, fitted)
-        replace_file(kept, file.getvalue())
+        write_file(kept, file.getvalue())
     return loaded, cases[n_fit:], fitted
 
 

@@ -143,7 +143,8 @@ def generate(
     prompts = prompt_ids(loaded, list(reversed(asked.values()))[: options["n_prompts"]])
     directions = dict(zip(labels, vectors, strict=True))
     if options["dry_run"]:
-        _show_cost(condition_cost(prompts, directions, spec=spec, folder=out), as_json=as_json)
+        cost = condition_cost(loaded, prompts, directions, spec=spec, folder=out)
+        _show_cost(cost, as_json=as_json)
         return
     with _open_generator(loaded, prompts, spec, options) as engine:
         table = generate_table(
