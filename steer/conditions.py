@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,11 +16,11 @@ import pandas as pd
 from ..extract import LoadedModel
 from ..schemas import InvalidInputError, digest_json
 from .aligned import COMPLETIONS, AlignedCase
+from .costs import PatchCost, Trial
 from .kept import KeptRows
 from .patched_runs import (
     CaseOutcome,
     Patch,
-    PatchCost,
     first_column,
     run_patches,
     weigh_patches,
@@ -142,13 +143,38 @@ def weigh_conditions(
     kept = None if folder is None else _Kept(loaded, folder, patches, read_only=True)
     cost = PatchCost()
     for case in cases:
+        given = (states or {}).get(case.contrast.id)
         todo = list(range(len(patches)))
         if kept is not None:
-            todo = kept.lacking(kept.of(case, (states or {}).get(case.contrast.id)))
-        cost += PatchCost(n_conditions=len(todo), n_kept=len(patches) - len(todo))
+            todo = kept.lacking(kept.of(case, given))
+        own = PatchCost()
         for chosen in _parts(case, patches, todo, is_kept=kept is not None):
-            cost += weigh_patches(case, [patches[k] for k in chosen], batch_tokens=batch_tokens)
+            own += weigh_patches(case, [patches[k] for k in chosen], batch_tokens=batch_tokens)
+        run = partial(
+            _try, loaded, case, [patches[k] for k in todo], batch_tokens=batch_tokens, given=given
+        )
+        trial = Trial(own.n_tokens, run, most=_PATCHES_PER_PART)
+        cost += own + PatchCost(
+            n_conditions=len(todo), n_kept=len(patches) - len(todo), trials=(trial,)
+        )
     return cost
+
+
+def _try(
+    loaded: LoadedModel,
+    case: AlignedCase,
+    patches: Sequence[Patch],
+    rng: np.random.Generator,
+    size: int,
+    *,
+    batch_tokens: int,
+    given: Mapping[tuple[str, str], np.ndarray] | None,
+) -> int:
+    """Run some of the patches of a contrast and return their tokens."""
+    start = int(rng.integers(max(1, len(patches) - size + 1)))
+    chosen = [patches[k] for k in _order(case, patches, range(len(patches)))[start : start + size]]
+    run_patches(loaded, case, chosen, batch_tokens=batch_tokens, states=given)
+    return weigh_patches(case, chosen, batch_tokens=batch_tokens).n_tokens
 
 
 def _parts(
@@ -159,11 +185,15 @@ def _parts(
         if todo:
             yield list(todo)
         return
-    # Patches that begin at one token share the prompt before it: they stay together.
-    starts = {place: first_column(case, place) for place in {patches[k].place for k in todo}}
-    order = sorted(todo, key=lambda k: (starts[patches[k].place], patches[k].layer, k))
+    order = _order(case, patches, todo)
     for start in range(0, len(order), _PATCHES_PER_PART):
         yield order[start : start + _PATCHES_PER_PART]
+
+
+def _order(case: AlignedCase, patches: Sequence[Patch], todo: Sequence[int]) -> list[int]:
+    """Return patches in the order in which they share most: the prompt before their token."""
+    starts = {place: first_column(case, place) for place in {patches[k].place for k in todo}}
+    return sorted(todo, key=lambda k: (starts[patches[k].place], patches[k].layer, k))
 
 
 class _Kept:

@@ -14,13 +14,12 @@ import pandas as pd
 from ..extract import LoadedModel, TokenRow, render_texts
 from ..schemas import CaptureSpec, InvalidInputError, ModelScore, Text, digest_json
 from .choices import ChoiceItem
+from .costs import PatchCost, weigh_rows
 from .kept import KeptRows
 from .model_scores import first_token_kl, perplexities
-from .patched_runs import PatchCost
 from .scoring import (
     Condition,
     angle_degrees,
-    condition_batches,
     mean_residual_norm,
     score_rows,
 )
@@ -136,11 +135,10 @@ def weigh_scores(
     able = (2 * first["n_prompt"][np.array(has_answers, dtype=bool)]).tolist()
     # Each order of a choice, and each of the two answers, is a row.
     lengths += able * (2 * ("forced_choice" in scores) + 2 * ("logprob_difference" in scores))
-    rows = [_row(np.zeros(n, dtype=np.int32), 1) for n in lengths]
+    # Their tokens are not known yet; a pass takes as long whatever they are.
+    rows = [_row(np.zeros(n, dtype=np.int32), n - 1) for n in lengths]
     conditions = [Condition(row, 0, 0.0) for row in range(len(rows))]
-    batches = condition_batches(loaded, rows, conditions, batch_tokens=batch_tokens)
-    tokens = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-    return PatchCost(len(batches), len(rows), tokens)
+    return weigh_rows(loaded, rows, conditions, batch_tokens=batch_tokens)
 
 
 def _with_choices(table: pd.DataFrame, asked: Mapping[str, Asked]) -> pd.DataFrame:

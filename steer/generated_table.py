@@ -10,11 +10,11 @@ import pandas as pd
 
 from ..extract import LoadedModel, chat_messages, render_prompt
 from ..schemas import InvalidInputError, SteeredTextsSpec, Text
+from .costs import PatchCost, Trial
 from .generated_directions import digest_array as _digest
 from .generated_directions import keep_directions
 from .generation import Generated, GenerateRow, RowEngine, generate_rows
 from .kept import KeptRows, read_kept
-from .patched_runs import PatchCost
 
 __all__ = ["condition_cost", "generate_table", "prompt_ids", "read_generated"]
 
@@ -81,10 +81,13 @@ def condition_cost(
     *,
     spec: SteeredTextsSpec,
     folder: Path | None = None,
+    engine: RowEngine | None = None,
 ) -> PatchCost:
     """Return the most that :func:`generate_table` would run, less what the folder holds.
 
-    Passes and tokens are those of texts that all grow to ``max_new_tokens``.
+    Passes and tokens are those of texts that all grow to ``max_new_tokens``; where texts are tried
+    (:meth:`PatchCost.probe`, by ``engine`` where there is one), those that end sooner count as
+    much.
 
     Raises
     ------
@@ -94,10 +97,49 @@ def condition_cost(
     todo = _conditions(prompts, directions, spec)
     if folder is not None:
         todo = _kept(loaded, folder, spec, read_only=True).missing(todo)
-    n_batches = -(-len(todo) // spec.batch_rows)
-    lengths = sum(len(prompts[name]) for name in todo["prompt"])
-    n_new = spec.max_new_tokens
-    return PatchCost(n_batches * n_new, len(todo), lengths + len(todo) * (n_new - 1))
+    todo = todo.assign(n_prompt=[len(prompts[name]) for name in todo["prompt"]])
+    todo = todo.sort_values("n_prompt", kind="stable")
+
+    def tokens_of(conditions: pd.DataFrame) -> int:
+        return int(conditions["n_prompt"].sum()) + len(conditions) * (spec.max_new_tokens - 1)
+
+    def run(rng: np.random.Generator, size: int) -> int:
+        start = int(rng.integers(max(1, len(todo) - size + 1)))
+        chosen = todo.iloc[start : start + size]
+        _run(loaded, _rows_of(chosen, prompts, directions), spec=spec, engine=engine)
+        return tokens_of(chosen)
+
+    n_batches, n_tokens = -(-len(todo) // spec.batch_rows), tokens_of(todo)
+    trial = Trial(n_tokens, run, most=spec.batch_rows)
+    return PatchCost(n_batches * spec.max_new_tokens, len(todo), n_tokens, trials=(trial,))
+
+
+def _rows_of(
+    conditions: pd.DataFrame,
+    prompts: Mapping[str, np.ndarray],
+    directions: Mapping[str, np.ndarray],
+) -> list[GenerateRow]:
+    names = ("prompt", "direction", "alpha", "seed")
+    return [
+        GenerateRow(prompts[prompt], directions[direction], alpha, seed)
+        for prompt, direction, alpha, seed in zip(
+            *(conditions[name].tolist() for name in names), strict=True
+        )
+    ]
+
+
+def _run(
+    loaded: LoadedModel,
+    rows: Sequence[GenerateRow],
+    *,
+    spec: SteeredTextsSpec,
+    engine: RowEngine | None,
+    report: Callable[[list[int], list[Generated]], None] | None = None,
+) -> None:
+    if engine is None:
+        generate_rows(loaded, rows, spec=spec, report=report)
+    else:
+        engine.generate_rows(rows, spec=spec, report=report)
 
 
 def generate_table(
@@ -150,12 +192,7 @@ def generate_table(
         kept = _kept(loaded, folder, spec)
         keep_directions(folder, directions)
         todo = kept.missing(wanted).reset_index(drop=True)
-    rows = [
-        GenerateRow(prompts[prompt], directions[direction], alpha, seed)
-        for prompt, direction, alpha, seed in zip(
-            *(todo[name].tolist() for name in ("prompt", "direction", "alpha", "seed")), strict=True
-        )
-    ]
+    rows = _rows_of(todo, prompts, directions)
     parts: list[pd.DataFrame] = []
     n_done = len(wanted) - len(todo)
 
@@ -170,10 +207,7 @@ def generate_table(
         if progress is not None:
             progress(n_done, len(wanted))
 
-    if engine is None:
-        generate_rows(loaded, rows, spec=spec, report=keep)
-    else:
-        engine.generate_rows(rows, spec=spec, report=keep)
+    _run(loaded, rows, spec=spec, engine=engine, report=keep)
     found = pd.concat(parts, ignore_index=True) if kept is None else kept.read()
     return wanted[_KEY].merge(found, on=_KEY, how="left", validate="many_to_one")
 

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from ..extract import LoadedModel, TokenRow
+from .costs import PatchCost, weigh_rows
 from .kept import KeptRows
 from .scoring import Condition, score_rows
 
-__all__ = ["missing_scores", "score_conditions"]
+__all__ = ["score_conditions", "weigh_conditions"]
 
 _KEY = ["row_digest", "condition"]
 _ROWS_PER_PART = 1024  # what an interruption can lose
@@ -60,9 +61,7 @@ def score_conditions(
     kept = _kept(loaded, folder)
     names = _names(rows, conditions, directions=directions, layer=layer, positions=positions)
     known = _read(kept)
-    todo = [i for i, name in enumerate(names) if name not in known]
-    # Rows of one length share batches: parts of long and short ones would be batches of both.
-    todo.sort(key=lambda i: (rows[conditions[i].row].n_tokens, conditions[i].row))
+    todo = _todo(rows, conditions, [name in known for name in names])
     for start in range(0, len(todo), _ROWS_PER_PART):
         if progress is not None:
             progress(len(conditions) - len(todo) + start, len(conditions))
@@ -79,7 +78,7 @@ def score_conditions(
     return np.array([known[name] for name in names])
 
 
-def missing_scores(
+def weigh_conditions(
     loaded: LoadedModel,
     rows: Sequence[TokenRow],
     conditions: Sequence[Condition],
@@ -87,14 +86,32 @@ def missing_scores(
     directions: np.ndarray,
     layer: int,
     positions: str,
+    batch_tokens: int,
     folder: Path | None,
+) -> PatchCost:
+    """Return what :func:`score_conditions` would run, less what a folder holds."""
+    todo = list(range(len(conditions)))
+    if folder is not None:
+        names = _names(rows, conditions, directions=directions, layer=layer, positions=positions)
+        known = _read(_kept(loaded, folder, read_only=True))
+        todo = _todo(rows, conditions, [name in known for name in names])
+    per_part = _ROWS_PER_PART if folder is not None else len(conditions)
+    cost = PatchCost(n_conditions=len(todo), n_kept=len(conditions) - len(todo))
+    for start in range(0, len(todo), per_part):
+        part = [conditions[i] for i in todo[start : start + per_part]]
+        cost += weigh_rows(loaded, rows, part, batch_tokens=batch_tokens, layer=layer)
+    return cost
+
+
+def _todo(
+    rows: Sequence[TokenRow], conditions: Sequence[Condition], is_known: Sequence[bool]
 ) -> list[int]:
-    """Return which conditions a folder does not hold."""
-    if folder is None:
-        return list(range(len(conditions)))
-    names = _names(rows, conditions, directions=directions, layer=layer, positions=positions)
-    known = _read(_kept(loaded, folder, read_only=True))
-    return [i for i, name in enumerate(names) if name not in known]
+    """Return which conditions are to be run, in an order whose parts have rows of like length.
+
+    Rows of one length share batches: parts of long and short ones would be batches of both.
+    """
+    todo = [i for i, known in enumerate(is_known) if not known]
+    return sorted(todo, key=lambda i: (rows[conditions[i].row].n_tokens, conditions[i].row))
 
 
 def _kept(loaded: LoadedModel, folder: Path, *, read_only: bool = False) -> KeptRows:

@@ -14,7 +14,8 @@ from ..extract import LoadedModel
 from ..schemas import InvalidInputError, MatchedRow, MatchedSpec
 from .aligned import AlignedCase
 from .conditions import Progress, run_conditions, weigh_conditions
-from .patched_runs import CleanRuns, Patch, PatchCost
+from .costs import PatchCost
+from .patched_runs import CleanRuns, Patch
 from .resampling import draw_weights, interval_of_mean, p_of_null
 from .writes import (
     NamedWrite,

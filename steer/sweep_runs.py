@@ -12,8 +12,8 @@ import pandas as pd
 
 from ..extract import LoadedModel, TokenRow
 from ..schemas import digest_json
+from .costs import PatchCost, weigh_rows
 from .kept import KeptRows
-from .patched_runs import PatchCost
 from .scoring import Condition, condition_batches, score_rows
 from .sweep_arms import SweepPlan
 
@@ -146,8 +146,4 @@ def weigh_conditions(
     if kept is not None:
         todo = kept.missing(todo)
     conditions = _conditions(todo, plan)
-    batches = condition_batches(loaded, rows, conditions, batch_tokens=batch_tokens)
-    tokens = sum(
-        len(batch) * max(rows[conditions[i].row].n_tokens for i in batch) for batch in batches
-    )
-    return PatchCost(len(batches), len(conditions), tokens)
+    return weigh_rows(loaded, rows, conditions, batch_tokens=batch_tokens, layer=plan.layers)
