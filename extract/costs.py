@@ -28,6 +28,7 @@ __all__ = [
     "fit_batches",
     "measure_speed",
     "memory_needed",
+    "probe_speed",
 ]
 
 _BLOCKS_IN_FLIGHT = 4  # filled, queued, stored, and the copies that its encoding makes
@@ -63,6 +64,16 @@ class Speed:
     def cost(self, price_per_hour: float) -> float:
         """Return the price of the whole run, in the unit of ``price_per_hour``."""
         return self.seconds / 3600 * price_per_hour
+
+    def facts(self, price_per_hour: float | None = None) -> dict[str, float]:
+        """Return speed, time and, where a price is named, cost, as a dry run prints them."""
+        value = {
+            "tokens_per_second": round(self.tokens_per_second, 1),
+            "estimated_seconds": round(self.seconds, 1),
+        }
+        if price_per_hour is not None:
+            value["estimated_cost"] = round(self.cost(price_per_hour), 2)
+        return value
 
 
 def memory_needed(
@@ -161,15 +172,29 @@ def measure_speed(prepared: PreparedRun, engine: Engine, *, max_seconds: float =
         The plan's own, ready to run.
     """
     total = sum(row.n_tokens for row in prepared.rows)
-    batches = _probe_batches(prepared)
-    _run_batch(prepared, engine, next(batches))
+    work = (_run_batch(prepared, engine, batch) for batch in _probe_batches(prepared))
+    return probe_speed(work, n_tokens=total, max_seconds=max_seconds)
+
+
+def probe_speed(work: Iterator[int], *, n_tokens: int, max_seconds: float) -> Speed:
+    """Return the speed of work that is run as it is asked for, and what that means for all of it.
+
+    Parameters
+    ----------
+    work
+        Yields the tokens of a piece when it is done; the first warms up and is not counted, and
+        there is at least one more.
+    n_tokens
+        Of all the work.
+    """
+    next(work)
     done, began = 0, time.monotonic()
-    for batch in batches:
-        done += _run_batch(prepared, engine, batch)
+    for tokens in work:
+        done += tokens
         if time.monotonic() - began > max_seconds:
             break
     speed = done / (time.monotonic() - began)
-    return Speed(tokens_per_second=speed, seconds=total / speed)
+    return Speed(tokens_per_second=speed, seconds=n_tokens / speed)
 
 
 def estimate_run(
@@ -209,11 +234,7 @@ def estimate_run(
     revision = prepared.plan.model.revision
     with open_engine(prepared, model=model, revision=revision, extract=extract) as engine:
         speed = measure_speed(prepared, engine, max_seconds=probe_seconds)
-    value["tokens_per_second"] = round(speed.tokens_per_second, 1)
-    value["estimated_seconds"] = round(speed.seconds, 1)
-    if price_per_hour is not None:
-        value["estimated_cost"] = round(speed.cost(price_per_hour), 2)
-    return value
+    return value | speed.facts(price_per_hour)
 
 
 def _run_batch(prepared: PreparedRun, engine: Engine, batch: list[int]) -> int:

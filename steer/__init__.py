@@ -93,7 +93,6 @@ if TYPE_CHECKING:
         CaseOutcome,
         CleanRuns,
         Patch,
-        PatchCost,
         run_patches,
     )
     from .patching import (
@@ -267,7 +266,7 @@ _MODULES = {
     "MediationResult": "mediation",
     "NegativeResult": "negative",
     "Patch": "patched_runs",
-    "PatchCost": "patched_runs",
+    "PatchCost": "costs",
     "PatchResult": "patching",
     "Positions": "positions",
     "Question": "judges",

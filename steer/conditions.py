@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,11 +16,11 @@ import pandas as pd
 from ..extract import LoadedModel
 from ..schemas import InvalidInputError, digest_json
 from .aligned import COMPLETIONS, AlignedCase
-from .parts import claim_folder, commit_part, read_parts
+from .costs import PatchCost, Trial
+from .kept import KeptRows
 from .patched_runs import (
     CaseOutcome,
     Patch,
-    PatchCost,
     first_column,
     run_patches,
     weigh_patches,
@@ -32,7 +33,6 @@ Progress: TypeAlias = Callable[[int, int], None]
 States: TypeAlias = Mapping[str, Mapping[tuple[str, str], np.ndarray]]
 
 _KEY = ["contrast_digest", "condition"]
-_FILE, _NOUN = "conditions.json", "outcomes"
 _PATCHES_PER_PART = 256  # what an interruption can lose of one contrast
 _ROLES = ("base", "source")
 _Figures: TypeAlias = tuple[float, float, float]  # log-probs of both completions, and the change
@@ -74,10 +74,10 @@ def run_conditions(
 ) -> PatchOutcomes:
     """Return the outcome of every patch in every contrast.
 
-    A condition is one patch in one contrast. With a folder, conditions are committed as Parquet
-    parts, each of which appears whole or not at all; those that are there are not run again,
-    whichever analysis made them, so the same call goes on after an interruption and one with
-    more layers, arms or contrasts adds to what is there.
+    A condition is one patch in one contrast. With a folder, conditions are committed part by part
+    (:class:`~actlake.steer.KeptRows`); those that are there are not run again, whichever analysis
+    made them, so the same call goes on after an interruption and one with more layers, arms or
+    contrasts adds to what is there.
 
     Parameters
     ----------
@@ -101,9 +101,7 @@ def run_conditions(
         change=np.empty((n_patches, len(cases))),
         n_tokens=np.array([[len(ids) for ids in case.completions] for case in cases]),
     )
-    kept = None if folder is None else _Kept(folder, patches)
-    if kept is not None:
-        kept.claim(loaded)
+    kept = None if folder is None else _Kept(loaded, folder, patches)
     done = 0
     for i, case in enumerate(cases):
         given = (states or {}).get(case.contrast.id)
@@ -133,6 +131,7 @@ def run_conditions(
 
 
 def weigh_conditions(
+    loaded: LoadedModel,
     cases: Sequence[AlignedCase],
     patches: Sequence[Patch],
     *,
@@ -141,16 +140,41 @@ def weigh_conditions(
     folder: Path | None = None,
 ) -> PatchCost:
     """Return what :func:`run_conditions` would run, less what the folder holds."""
-    kept = None if folder is None else _Kept(folder, patches)
+    kept = None if folder is None else _Kept(loaded, folder, patches, read_only=True)
     cost = PatchCost()
     for case in cases:
+        given = (states or {}).get(case.contrast.id)
         todo = list(range(len(patches)))
         if kept is not None:
-            todo = kept.lacking(kept.of(case, (states or {}).get(case.contrast.id)))
-        cost += PatchCost(n_conditions=len(todo), n_kept=len(patches) - len(todo))
+            todo = kept.lacking(kept.of(case, given))
+        own = PatchCost()
         for chosen in _parts(case, patches, todo, is_kept=kept is not None):
-            cost += weigh_patches(case, [patches[k] for k in chosen], batch_tokens=batch_tokens)
+            own += weigh_patches(case, [patches[k] for k in chosen], batch_tokens=batch_tokens)
+        run = partial(
+            _try, loaded, case, [patches[k] for k in todo], batch_tokens=batch_tokens, given=given
+        )
+        trial = Trial(own.n_tokens, run, most=_PATCHES_PER_PART)
+        cost += own + PatchCost(
+            n_conditions=len(todo), n_kept=len(patches) - len(todo), trials=(trial,)
+        )
     return cost
+
+
+def _try(
+    loaded: LoadedModel,
+    case: AlignedCase,
+    patches: Sequence[Patch],
+    rng: np.random.Generator,
+    size: int,
+    *,
+    batch_tokens: int,
+    given: Mapping[tuple[str, str], np.ndarray] | None,
+) -> int:
+    """Run some of the patches of a contrast and return their tokens."""
+    start = int(rng.integers(max(1, len(patches) - size + 1)))
+    chosen = [patches[k] for k in _order(case, patches, range(len(patches)))[start : start + size]]
+    run_patches(loaded, case, chosen, batch_tokens=batch_tokens, states=given)
+    return weigh_patches(case, chosen, batch_tokens=batch_tokens).n_tokens
 
 
 def _parts(
@@ -161,29 +185,39 @@ def _parts(
         if todo:
             yield list(todo)
         return
-    # Patches that begin at one token share the prompt before it: they stay together.
-    starts = {place: first_column(case, place) for place in {patches[k].place for k in todo}}
-    order = sorted(todo, key=lambda k: (starts[patches[k].place], patches[k].layer, k))
+    order = _order(case, patches, todo)
     for start in range(0, len(order), _PATCHES_PER_PART):
         yield order[start : start + _PATCHES_PER_PART]
+
+
+def _order(case: AlignedCase, patches: Sequence[Patch], todo: Sequence[int]) -> list[int]:
+    """Return patches in the order in which they share most: the prompt before their token."""
+    starts = {place: first_column(case, place) for place in {patches[k].place for k in todo}}
+    return sorted(todo, key=lambda k: (starts[patches[k].place], patches[k].layer, k))
 
 
 class _Kept:
     """The outcomes that a folder holds, by contrast and condition."""
 
-    def __init__(self, folder: Path, patches: Sequence[Patch]) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        folder: Path,
+        patches: Sequence[Patch],
+        *,
+        read_only: bool = False,
+    ) -> None:
         self.names = [_name(patch) for patch in patches]
-        table = read_parts(folder, _KEY)
+        made_with = {"model": loaded.info.model_dump(mode="json")}
+        self.kept = KeptRows(
+            folder, key=_KEY, made_with=made_with, noun="outcomes", read_only=read_only
+        )
+        table = self.kept.read()
         self.rows: dict[str, dict[str, _Figures]] = {}
         if len(table):
             columns = [*_KEY, *COMPLETIONS, "change_norm"]
             for digest, name, *figures in table[columns].itertuples(index=False, name=None):
                 self.rows.setdefault(digest, {})[name] = (figures[0], figures[1], figures[2])
-
-    def claim(self, loaded: LoadedModel) -> None:
-        key = {"model": loaded.info.model_dump(mode="json")}
-        claim_folder(self.folder, key, file=_FILE, noun=_NOUN)
 
     def of(
         self, case: AlignedCase, given: Mapping[tuple[str, str], np.ndarray] | None
@@ -225,7 +259,7 @@ class _Kept:
             }
             for name, figures in fresh.items()
         ]
-        commit_part(pd.DataFrame.from_records(records), self.folder, noun=_NOUN)
+        self.kept.commit(pd.DataFrame.from_records(records))
         known.update(fresh)
 
 

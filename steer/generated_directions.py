@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ..schemas import CorruptError, StorageError
+from ..schemas import CorruptError
+from .kept import write_file
 
 __all__ = ["digest_array", "keep_directions", "read_generated_directions"]
 
@@ -33,13 +33,7 @@ def keep_directions(folder: Path, directions: Mapping[str, np.ndarray]) -> None:
         if path.exists():
             continue
         values = np.asarray(vector, dtype=np.float32).tolist()
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            fresh.write_text(json.dumps({"name": name, "vector": values}), encoding="utf-8")
-            fresh.replace(path)
-        except OSError as err:
-            msg = f"{folder}: the directions cannot be written: {err.strerror or err}"
-            raise StorageError(msg) from err
+        write_file(path, json.dumps({"name": name, "vector": values}).encode())
 
 
 def read_generated_directions(folder: Path) -> dict[str, np.ndarray]:

@@ -14,13 +14,12 @@ import pandas as pd
 from ..extract import LoadedModel, TokenRow, render_texts
 from ..schemas import CaptureSpec, InvalidInputError, ModelScore, Text, digest_json
 from .choices import ChoiceItem
+from .costs import PatchCost, weigh_rows
 from .kept import KeptRows
 from .model_scores import first_token_kl, perplexities
-from .patched_runs import PatchCost
 from .scoring import (
     Condition,
     angle_degrees,
-    condition_batches,
     mean_residual_norm,
     score_rows,
 )
@@ -28,8 +27,8 @@ from .steered_choices import model_choices
 
 __all__ = ["Asked", "score_generated", "weigh_scores"]
 
-_KEY = ["prompt_digest", "direction_digest", "alpha", "seed"]
 _CHOICE = "choice_digest"  # what is chosen between is no part of a generated table
+_KEY = ["prompt_digest", "direction_digest", "alpha", "seed", _CHOICE]
 _PART = 256  # samples that are committed together
 
 
@@ -87,22 +86,21 @@ def score_generated(
     """
     place = _check(table, asked, directions)
     plan = _Scoring(loaded, asked, directions, tuple(scores), place, batch_tokens)
-    key = [*_KEY, _CHOICE]
     wanted = _with_choices(table, asked)
-    kept = None if folder is None else KeptRows(folder, key=key, made_with=plan.made_with())
+    kept = None if folder is None else plan.kept(folder)
     # Samples of one condition share its KL and its choice: they stay together.
     missing = wanted if kept is None else kept.missing(wanted)
     todo = missing.sort_values(["prompt", "direction", "alpha"])
     parts = []
     for start in range(0, len(todo), _PART):
-        part = plan.score(todo.iloc[start : start + _PART])[[*key, *plan.columns]]
+        part = plan.score(todo.iloc[start : start + _PART])[[*_KEY, *plan.columns]]
         parts.append(part)
         if kept is not None:
             kept.commit(part)
         if progress is not None:
             progress(len(table) - len(todo) + start + len(part), len(table))
     scored = pd.concat(parts, ignore_index=True) if kept is None else kept.read()
-    out = wanted.merge(scored.drop_duplicates(key), on=key, how="left", validate="many_to_one")
+    out = wanted.merge(scored.drop_duplicates(_KEY), on=_KEY, how="left", validate="many_to_one")
     return out.drop(columns=_CHOICE).merge(
         plan.units(table, mean_norm=mean_norm, separation=separation),
         on=["direction", "alpha"],
@@ -124,10 +122,9 @@ def weigh_scores(
     No weights are needed. What ``folder`` holds is left out; a choice and an answer are counted
     at twice the length of the prompt.
     """
-    if folder is not None and folder.exists():
+    if folder is not None:
         plan = _Scoring(loaded, asked, {}, tuple(scores), _check(table, asked, None), batch_tokens)
-        kept = KeptRows(folder, key=[*_KEY, _CHOICE], made_with=plan.made_with())
-        table = kept.missing(_with_choices(table, asked))
+        table = plan.kept(folder, read_only=True).missing(_with_choices(table, asked))
     first = table.drop_duplicates(["prompt", "direction", "alpha"])
     lengths: list[int] = []
     if "perplexity" in scores:
@@ -138,11 +135,10 @@ def weigh_scores(
     able = (2 * first["n_prompt"][np.array(has_answers, dtype=bool)]).tolist()
     # Each order of a choice, and each of the two answers, is a row.
     lengths += able * (2 * ("forced_choice" in scores) + 2 * ("logprob_difference" in scores))
-    rows = [_row(np.zeros(n, dtype=np.int32), 1) for n in lengths]
+    # Their tokens are not known yet; a pass takes as long whatever they are.
+    rows = [_row(np.zeros(n, dtype=np.int32), n - 1) for n in lengths]
     conditions = [Condition(row, 0, 0.0) for row in range(len(rows))]
-    batches = condition_batches(loaded, rows, conditions, batch_tokens=batch_tokens)
-    tokens = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-    return PatchCost(len(batches), len(rows), tokens)
+    return weigh_rows(loaded, rows, conditions, batch_tokens=batch_tokens)
 
 
 def _with_choices(table: pd.DataFrame, asked: Mapping[str, Asked]) -> pd.DataFrame:
@@ -195,13 +191,15 @@ class _Scoring:
         }
         return [column for score in self.scores for column in made[score]]
 
-    def made_with(self) -> dict[str, Any]:
-        return {
+    def kept(self, folder: Path, *, read_only: bool = False) -> KeptRows:
+        """Return the scores that a folder keeps."""
+        made_with = {
             "model": self.loaded.info.model_dump(mode="json"),
             "layer": self.place[0],
             "positions": self.place[1],
             "scores": list(self.scores),
         }
+        return KeptRows(folder, key=_KEY, made_with=made_with, noun="scores", read_only=read_only)
 
     @property
     def _steering(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,16 +9,15 @@ import numpy as np
 import pandas as pd
 
 from ..extract import LoadedModel, chat_messages, render_prompt
-from ..schemas import InvalidInputError, SteeredTextsSpec, StorageError, Text, digest_json
+from ..schemas import InvalidInputError, SteeredTextsSpec, Text
+from .costs import PatchCost, Trial
 from .generated_directions import digest_array as _digest
 from .generated_directions import keep_directions
 from .generation import Generated, GenerateRow, RowEngine, generate_rows
-from .parts import commit_part, read_parts, replace_file
-from .patched_runs import PatchCost
+from .kept import KeptRows, read_kept
 
 __all__ = ["condition_cost", "generate_table", "prompt_ids", "read_generated"]
 
-_KEY_FILE = "generate.json"
 _KEY = ["prompt_digest", "direction_digest", "alpha", "seed"]
 
 
@@ -68,30 +66,80 @@ def _conditions(
     return pd.DataFrame.from_records(records)
 
 
-def _missing(wanted: pd.DataFrame, folder: Path | None) -> pd.DataFrame:
-    if folder is None:
-        return wanted
-    done = {tuple(key) for key in read_generated(folder)[_KEY].itertuples(index=False)}
-    todo = [tuple(key) not in done for key in wanted[_KEY].itertuples(index=False)]
-    return wanted[todo]
+def _kept(
+    loaded: LoadedModel, folder: Path, spec: SteeredTextsSpec, *, read_only: bool = False
+) -> KeptRows:
+    fixed = spec.model_dump(mode="json", exclude={"alphas", "seeds", "batch_rows"})
+    made_with = {"model": loaded.info.model_dump(mode="json"), **fixed}
+    return KeptRows(folder, key=_KEY, made_with=made_with, noun="texts", read_only=read_only)
 
 
 def condition_cost(
+    loaded: LoadedModel,
     prompts: Mapping[str, np.ndarray],
     directions: Mapping[str, np.ndarray],
     *,
     spec: SteeredTextsSpec,
     folder: Path | None = None,
+    engine: RowEngine | None = None,
 ) -> PatchCost:
     """Return the most that :func:`generate_table` would run, less what the folder holds.
 
-    Passes and tokens are those of texts that all grow to ``max_new_tokens``.
+    Passes and tokens are those of texts that all grow to ``max_new_tokens``; where texts are tried
+    (:meth:`PatchCost.probe`, by ``engine`` where there is one), those that end sooner count as
+    much.
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder was made with another model, layer, position, temperature or length.
     """
-    todo = _missing(_conditions(prompts, directions, spec), folder)
-    n_batches = -(-len(todo) // spec.batch_rows)
-    lengths = sum(len(prompts[name]) for name in todo["prompt"])
-    n_new = spec.max_new_tokens
-    return PatchCost(n_batches * n_new, len(todo), lengths + len(todo) * (n_new - 1))
+    todo = _conditions(prompts, directions, spec)
+    if folder is not None:
+        todo = _kept(loaded, folder, spec, read_only=True).missing(todo)
+    todo = todo.assign(n_prompt=[len(prompts[name]) for name in todo["prompt"]])
+    todo = todo.sort_values("n_prompt", kind="stable")
+
+    def tokens_of(conditions: pd.DataFrame) -> int:
+        return int(conditions["n_prompt"].sum()) + len(conditions) * (spec.max_new_tokens - 1)
+
+    def run(rng: np.random.Generator, size: int) -> int:
+        start = int(rng.integers(max(1, len(todo) - size + 1)))
+        chosen = todo.iloc[start : start + size]
+        _run(loaded, _rows_of(chosen, prompts, directions), spec=spec, engine=engine)
+        return tokens_of(chosen)
+
+    n_batches, n_tokens = -(-len(todo) // spec.batch_rows), tokens_of(todo)
+    trial = Trial(n_tokens, run, most=spec.batch_rows)
+    return PatchCost(n_batches * spec.max_new_tokens, len(todo), n_tokens, trials=(trial,))
+
+
+def _rows_of(
+    conditions: pd.DataFrame,
+    prompts: Mapping[str, np.ndarray],
+    directions: Mapping[str, np.ndarray],
+) -> list[GenerateRow]:
+    names = ("prompt", "direction", "alpha", "seed")
+    return [
+        GenerateRow(prompts[prompt], directions[direction], alpha, seed)
+        for prompt, direction, alpha, seed in zip(
+            *(conditions[name].tolist() for name in names), strict=True
+        )
+    ]
+
+
+def _run(
+    loaded: LoadedModel,
+    rows: Sequence[GenerateRow],
+    *,
+    spec: SteeredTextsSpec,
+    engine: RowEngine | None,
+    report: Callable[[list[int], list[Generated]], None] | None = None,
+) -> None:
+    if engine is None:
+        generate_rows(loaded, rows, spec=spec, report=report)
+    else:
+        engine.generate_rows(rows, spec=spec, report=report)
 
 
 def generate_table(
@@ -106,11 +154,10 @@ def generate_table(
 ) -> pd.DataFrame:
     """Return the text of every prompt, direction, strength and seed, one row each.
 
-    With a folder every batch is committed as a Parquet part, which appears whole or not at all;
-    conditions that are there are not run again, so the same call goes on after an interruption,
-    and one with more strengths, seeds, prompts or directions adds to what is there. Columns
-    prompt, direction, alpha, seed, text, ids, n_new, ended, n_prompt, layer, positions,
-    temperature and the digests of prompt and direction.
+    With a folder every batch is committed (:class:`KeptRows`); conditions that are there are not
+    run again, so the same call goes on after an interruption, and one with more strengths, seeds,
+    prompts or directions adds to what is there. Columns prompt, direction, alpha, seed, text, ids,
+    n_new, ended, n_prompt, layer, positions, temperature and the digests of prompt and direction.
 
     Parameters
     ----------
@@ -139,36 +186,29 @@ def generate_table(
     if not prompts or not directions:
         msg = f"got {len(prompts)} prompts and {len(directions)} directions, expected some of each"
         raise InvalidInputError(msg)
-    wanted = _conditions(prompts, directions, spec)
+    wanted = todo = _conditions(prompts, directions, spec)
+    kept = None
     if folder is not None:
-        _claim_folder(folder, loaded, spec)
+        kept = _kept(loaded, folder, spec)
         keep_directions(folder, directions)
-    todo = _missing(wanted, folder).reset_index(drop=True)
-    rows = [
-        GenerateRow(prompts[prompt], directions[direction], alpha, seed)
-        for prompt, direction, alpha, seed in zip(
-            *(todo[name].tolist() for name in ("prompt", "direction", "alpha", "seed")), strict=True
-        )
-    ]
+        todo = kept.missing(wanted).reset_index(drop=True)
+    rows = _rows_of(todo, prompts, directions)
     parts: list[pd.DataFrame] = []
     n_done = len(wanted) - len(todo)
 
     def keep(chosen: list[int], made: list[Generated]) -> None:
         nonlocal n_done
         part = _describe(todo.iloc[chosen], made, loaded=loaded, spec=spec, prompts=prompts)
-        if folder is None:
+        if kept is None:
             parts.append(part)
         else:
-            commit_part(part, folder, noun="texts")
+            kept.commit(part)
         n_done += len(chosen)
         if progress is not None:
             progress(n_done, len(wanted))
 
-    if engine is None:
-        generate_rows(loaded, rows, spec=spec, report=keep)
-    else:
-        engine.generate_rows(rows, spec=spec, report=keep)
-    found = pd.concat(parts, ignore_index=True) if folder is None else read_generated(folder)
+    _run(loaded, rows, spec=spec, engine=engine, report=keep)
+    found = pd.concat(parts, ignore_index=True) if kept is None else kept.read()
     return wanted[_KEY].merge(found, on=_KEY, how="left", validate="many_to_one")
 
 
@@ -193,34 +233,9 @@ def _describe(
     )
 
 
-def _claim_folder(folder: Path, loaded: LoadedModel, spec: SteeredTextsSpec) -> None:
-    """Write what the folder's texts are made with, or check that it is the same."""
-    fixed = spec.model_dump(mode="json", exclude={"alphas", "seeds", "batch_rows"})
-    key = {"model": loaded.info.model_dump(mode="json"), "spec": fixed}
-    path = folder / _KEY_FILE
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if digest_json(found) != digest_json(key):
-            unlike = sorted(
-                name for name in fixed if found.get("spec", {}).get(name) != fixed[name]
-            ) or ["model"]
-            msg = (
-                f"{folder} holds texts made with another {', '.join(unlike)}; "
-                "name another folder, or the same settings"
-            )
-            raise InvalidInputError(msg)
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json.dumps(key, indent=2).encode())
-    except OSError as err:
-        msg = f"{folder}: the texts cannot be written: {err.strerror or err}"
-        raise StorageError(msg) from err
-
-
 def read_generated(folder: Path) -> pd.DataFrame:
     """Return the texts that a folder holds, each condition once, in the order of their keys.
 
     An empty table with the key columns where there is none yet.
     """
-    return read_parts(folder, _KEY)
+    return read_kept(folder, _KEY)

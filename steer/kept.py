@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ import numpy as np
 import pandas as pd
 
 from ..schemas import CorruptError, InvalidInputError, StorageError, digest_json
+from ..store.local import LocalBackend
+from ..store.location import parse_location
 
-__all__ = ["KeptRows"]
+__all__ = ["KeptRows", "read_kept", "write_file"]
 
 _MADE_WITH = "made-with.json"
 
@@ -27,6 +28,13 @@ class KeptRows:
     What was killed between the two is made again. ``made_with`` is what all rows have in common:
     a folder of something else is refused.
 
+    Parameters
+    ----------
+    noun
+        What messages call the rows.
+    read_only
+        Whether the folder is only asked what it holds: nothing is made where it is not there.
+
     Raises
     ------
     InvalidInputError
@@ -35,52 +43,34 @@ class KeptRows:
         If the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, *, key: Sequence[str], made_with: Mapping[str, Any]) -> None:
-        self.folder, self.key = folder, list(key)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        key: Sequence[str],
+        made_with: Mapping[str, Any],
+        noun: str = "rows",
+        read_only: bool = False,
+    ) -> None:
+        self.folder, self.key, self.noun = folder, list(key), noun
+        wanted = json.loads(json.dumps(made_with))
         path = folder / _MADE_WITH
-        try:
-            (folder / "commits").mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                _create(path, json.dumps(made_with, indent=2).encode())
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as err:
-            msg = f"{folder}: the rows cannot be kept: {err.strerror or err}"
-            raise StorageError(msg) from err
-        if digest_json(found) != digest_json(json.loads(json.dumps(made_with))):
-            unlike = sorted(name for name in made_with if found.get(name) != made_with[name])
+        if not read_only and not path.exists():
+            self._create(_MADE_WITH, json.dumps(wanted, indent=2).encode())
+        elif not path.exists():
+            return
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if digest_json(found) != digest_json(wanted):
+            unlike = sorted(name for name in wanted if found.get(name) != wanted[name])
             msg = (
-                f"{folder} holds rows made with another {', '.join(unlike) or 'setting'}; "
+                f"{folder} holds {noun} made with another {', '.join(unlike) or 'setting'}; "
                 "name another folder, or the same settings"
             )
             raise InvalidInputError(msg)
 
     def read(self) -> pd.DataFrame:
-        """Return the rows that are committed, each key once, in the order of the keys.
-
-        An empty table with the key columns where there is none yet.
-
-        Raises
-        ------
-        CorruptError
-            If the bytes of a part are not those that were committed.
-        """
-        parts = [self._read(path) for path in sorted((self.folder / "commits").glob("*.json"))]
-        if not parts:
-            return pd.DataFrame(columns=self.key)
-        whole = pd.concat(parts, ignore_index=True)
-        return whole.drop_duplicates(self.key).sort_values(self.key, ignore_index=True)
-
-    def _read(self, record: Path) -> pd.DataFrame:
-        told = json.loads(record.read_text(encoding="utf-8"))
-        part = self.folder / Path(told["part"]).name
-        data = part.read_bytes() if part.exists() else b""
-        if hashlib.sha256(data).hexdigest() != told["sha256"]:
-            msg = (
-                f"{part} is not what was committed: {len(data)} bytes of {told['n_bytes']}, or "
-                f"other ones; delete it and {record} to have its rows made again"
-            )
-            raise CorruptError(msg)
-        return pd.read_parquet(part)
+        """Return the rows that are committed; see :func:`read_kept`."""
+        return read_kept(self.folder, self.key)
 
     def missing(self, wanted: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of ``wanted`` whose key is not committed, in their order."""
@@ -98,36 +88,62 @@ class KeptRows:
         """
         keys = sorted(map(list, rows[self.key].astype(str).itertuples(index=False, name=None)))
         name = digest_json(keys).rpartition(":")[2][:32]
-        record = self.folder / "commits" / f"{name}.json"
-        if record.exists():
+        record = f"commits/{name}.json"
+        if (self.folder / record).exists():
             return
         data = rows.to_parquet(index=False)
         digest = hashlib.sha256(data).hexdigest()
         # Two processes may make the same rows with other bits: each has a part, one is recorded.
-        part = f"{name}-{digest[:16]}.parquet"
+        part = f"part-{name}-{digest[:16]}.parquet"
         told = {"part": part, "sha256": digest, "n_bytes": len(data), "n_rows": len(rows)}
+        # A part without a record is left over from a process that died: nobody reads it.
+        self._create(part, data)
+        self._create(record, json.dumps(told).encode())
+
+    def _create(self, name: str, data: bytes) -> None:
+        """Write a file that appears whole, unless another process was first."""
+        files = LocalBackend(parse_location(self.folder))
         try:
-            # A part without a record is left over from a process that died: nobody reads it.
-            _replace(self.folder / part, data)
-            _create(record, json.dumps(told).encode())
-        except OSError as err:
-            msg = f"{self.folder}: the rows cannot be kept: {err.strerror or err}"
-            raise StorageError(msg) from err
+            try:
+                files.create(name, data)
+            except NotImplementedError:  # no hard links: of two that write at once the last stays
+                files.put(name, data)
+        except StorageError as err:
+            msg = f"{self.folder}: the {self.noun} cannot be kept: {err}"
+            raise type(err)(msg) from err
 
 
-def _replace(path: Path, data: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_bytes(data)
-    fresh.replace(path)
+def read_kept(folder: Path, key: Sequence[str]) -> pd.DataFrame:
+    """Return the rows that a folder holds, each key once, in the order of the keys.
+
+    An empty table with the key columns where there is none yet.
+
+    Raises
+    ------
+    CorruptError
+        If the bytes of a part are not those that were committed.
+    """
+    parts = [_read_part(folder, path) for path in sorted((folder / "commits").glob("*.json"))]
+    if not parts:
+        return pd.DataFrame(columns=list(key))
+    whole = pd.concat(parts, ignore_index=True)
+    # Two processes may have made the same row, in parts of unlike rows: any is as good.
+    return whole.drop_duplicates(list(key)).sort_values(list(key), ignore_index=True)
 
 
-def _create(path: Path, data: bytes) -> None:
-    """Write a file that appears whole, unless another process was first."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_bytes(data)
-    try:
-        path.hardlink_to(fresh)  # create-only, unlike a rename
-    except FileExistsError:
-        pass
-    finally:
-        fresh.unlink(missing_ok=True)
+def _read_part(folder: Path, record: Path) -> pd.DataFrame:
+    told = json.loads(record.read_text(encoding="utf-8"))
+    part = folder / Path(told["part"]).name
+    data = part.read_bytes() if part.exists() else b""
+    if hashlib.sha256(data).hexdigest() != told["sha256"]:
+        msg = (
+            f"{part} is not what was committed: {len(data)} bytes of {told['n_bytes']}, or "
+            f"other ones; delete it and {record} to have its rows made again"
+        )
+        raise CorruptError(msg)
+    return pd.read_parquet(part)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file so that it appears whole or not at all; StorageError where it cannot be."""
+    LocalBackend(parse_location(path.parent)).put(path.name, data)

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from ..extract import LoadedModel, TokenRow
-from .parts import claim_folder, commit_part, read_parts
+from .costs import PatchCost, weigh_rows
+from .kept import KeptRows
 from .scoring import Condition, score_rows
 
-__all__ = ["missing_scores", "score_conditions"]
+__all__ = ["score_conditions", "weigh_conditions"]
 
 _KEY = ["row_digest", "condition"]
-_FILE, _NOUN = "scores.json", "scores"
 _ROWS_PER_PART = 1024  # what an interruption can lose
 
 
@@ -35,8 +35,8 @@ def score_conditions(
 ) -> np.ndarray:
     """Return what :func:`~actlake.steer.score_rows` returns, (condition,).
 
-    With a folder, scores are committed as Parquet parts, each of which appears whole or not at
-    all; those that are there are not run again.
+    With a folder, scores are committed part by part (:class:`~actlake.steer.KeptRows`); those that
+    are there are not run again.
 
     Parameters
     ----------
@@ -58,13 +58,10 @@ def score_conditions(
     }
     if folder is None:
         return score_rows(loaded, rows, conditions, **given)  # type: ignore[arg-type]
-    key = {"model": loaded.info.model_dump(mode="json")}
-    claim_folder(folder, key, file=_FILE, noun=_NOUN)
+    kept = _kept(loaded, folder)
     names = _names(rows, conditions, directions=directions, layer=layer, positions=positions)
-    known = _read(folder)
-    todo = [i for i, name in enumerate(names) if name not in known]
-    # Rows of one length share batches: parts of long and short ones would be batches of both.
-    todo.sort(key=lambda i: (rows[conditions[i].row].n_tokens, conditions[i].row))
+    known = _read(kept)
+    todo = _todo(rows, conditions, [name in known for name in names])
     for start in range(0, len(todo), _ROWS_PER_PART):
         if progress is not None:
             progress(len(conditions) - len(todo) + start, len(conditions))
@@ -74,32 +71,56 @@ def score_conditions(
             {**dict(zip(_KEY, names[i], strict=True)), "score": float(score)}
             for i, score in zip(chosen, scores, strict=True)
         ]
-        commit_part(pd.DataFrame.from_records(records), folder, noun=_NOUN)
+        kept.commit(pd.DataFrame.from_records(records))
         known |= {names[i]: float(score) for i, score in zip(chosen, scores, strict=True)}
     if progress is not None:
         progress(len(conditions), len(conditions))
     return np.array([known[name] for name in names])
 
 
-def missing_scores(
+def weigh_conditions(
+    loaded: LoadedModel,
     rows: Sequence[TokenRow],
     conditions: Sequence[Condition],
     *,
     directions: np.ndarray,
     layer: int,
     positions: str,
+    batch_tokens: int,
     folder: Path | None,
+) -> PatchCost:
+    """Return what :func:`score_conditions` would run, less what a folder holds."""
+    todo = list(range(len(conditions)))
+    if folder is not None:
+        names = _names(rows, conditions, directions=directions, layer=layer, positions=positions)
+        known = _read(_kept(loaded, folder, read_only=True))
+        todo = _todo(rows, conditions, [name in known for name in names])
+    per_part = _ROWS_PER_PART if folder is not None else len(conditions)
+    cost = PatchCost(n_conditions=len(todo), n_kept=len(conditions) - len(todo))
+    for start in range(0, len(todo), per_part):
+        part = [conditions[i] for i in todo[start : start + per_part]]
+        cost += weigh_rows(loaded, rows, part, batch_tokens=batch_tokens, layer=layer)
+    return cost
+
+
+def _todo(
+    rows: Sequence[TokenRow], conditions: Sequence[Condition], is_known: Sequence[bool]
 ) -> list[int]:
-    """Return which conditions a folder does not hold."""
-    if folder is None:
-        return list(range(len(conditions)))
-    names = _names(rows, conditions, directions=directions, layer=layer, positions=positions)
-    known = _read(folder)
-    return [i for i, name in enumerate(names) if name not in known]
+    """Return which conditions are to be run, in an order whose parts have rows of like length.
+
+    Rows of one length share batches: parts of long and short ones would be batches of both.
+    """
+    todo = [i for i, known in enumerate(is_known) if not known]
+    return sorted(todo, key=lambda i: (rows[conditions[i].row].n_tokens, conditions[i].row))
 
 
-def _read(folder: Path) -> dict[tuple[str, str], float]:
-    table = read_parts(folder, _KEY)
+def _kept(loaded: LoadedModel, folder: Path, *, read_only: bool = False) -> KeptRows:
+    made_with = {"model": loaded.info.model_dump(mode="json")}
+    return KeptRows(folder, key=_KEY, made_with=made_with, noun="scores", read_only=read_only)
+
+
+def _read(kept: KeptRows) -> dict[tuple[str, str], float]:
+    table = kept.read()
     if table.empty:
         return {}
     columns = table[[*_KEY, "score"]].itertuples(index=False, name=None)

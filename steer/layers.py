@@ -9,8 +9,8 @@ import pandas as pd
 
 from ..extract import LoadedModel, render_texts
 from ..schemas import CaptureSpec, Direction, InvalidInputError, Pair
-from .patched_runs import PatchCost
-from .scoring import Condition, condition_batches, log_prob_differences
+from .costs import PatchCost, weigh_rows
+from .scoring import Condition, log_prob_differences
 from .sweep import check_direction, with_random
 
 __all__ = ["compare_layers", "weigh_layers"]
@@ -106,8 +106,5 @@ def weigh_layers(
         for alpha in (1.0, -1.0)
         for row in range(len(rows))
     ]
-    batches = condition_batches(loaded, rows, conditions, batch_tokens=batch_tokens)
-    tokens = sum(
-        len(batch) * max(rows[conditions[i].row].n_tokens for i in batch) for batch in batches
-    )
-    return PatchCost(n_layers * len(batches), n_layers * len(conditions), n_layers * tokens)
+    one = weigh_rows(loaded, rows, conditions, batch_tokens=batch_tokens)
+    return sum([one] * n_layers, PatchCost())

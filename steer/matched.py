@@ -14,7 +14,8 @@ from ..extract import LoadedModel
 from ..schemas import InvalidInputError, MatchedRow, MatchedSpec
 from .aligned import AlignedCase
 from .conditions import Progress, run_conditions, weigh_conditions
-from .patched_runs import CleanRuns, Patch, PatchCost
+from .costs import PatchCost
+from .patched_runs import CleanRuns, Patch
 from .resampling import draw_weights, interval_of_mean, p_of_null
 from .writes import (
     NamedWrite,
@@ -90,7 +91,7 @@ def weigh_comparison(
 ) -> PatchCost:
     """Return what :func:`compare_with_steering` would run, without running it."""
     _, patches = _plan(loaded, cases, direction, spec)
-    return weigh_conditions(cases, patches, batch_tokens=batch_tokens, folder=folder)
+    return weigh_conditions(loaded, cases, patches, batch_tokens=batch_tokens, folder=folder)
 
 
 def compare_with_steering(

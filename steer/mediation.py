@@ -13,7 +13,8 @@ from ..extract import LoadedModel
 from ..schemas import InvalidInputError, MediateSpec, MediationRow
 from .aligned import AlignedCase
 from .conditions import Progress, run_conditions, weigh_conditions
-from .patched_runs import Patch, PatchCost
+from .costs import PatchCost
+from .patched_runs import Patch
 from .resampling import draw_weights, interval_of_mean, interval_of_ratio, p_of_null
 from .writes import (
     chosen_layers,
@@ -121,7 +122,7 @@ def weigh_mediation(
 ) -> PatchCost:
     """Return what :func:`mediate` would run, without running it."""
     _, patches = _plan(loaded, spec, direction)
-    return weigh_conditions(cases, patches, batch_tokens=batch_tokens, folder=folder)
+    return weigh_conditions(loaded, cases, patches, batch_tokens=batch_tokens, folder=folder)
 
 
 def mediate(

@@ -14,6 +14,7 @@ import torch
 from ..extract import LoadedModel, find_blocks, unwrap_hidden
 from ..schemas import InvalidInputError, Place
 from .aligned import COMPLETIONS, AlignedCase
+from .costs import PatchCost
 from .intervention import Intervention, intervene
 from .positions import Positions
 from .scoring import CPU_BATCH_TOKENS
@@ -22,7 +23,6 @@ __all__ = [
     "CaseOutcome",
     "CleanRuns",
     "Patch",
-    "PatchCost",
     "capture_runs",
     "first_column",
     "run_patches",
@@ -86,29 +86,6 @@ class CaseOutcome:
         per = self.n_tokens if outcome == "mean" else np.ones(2)
         clean = {role: float(v[0] / per[0] - v[1] / per[1]) for role, v in self.clean.items()}
         return clean, self.patched[:, 0] / per[0] - self.patched[:, 1] / per[1]
-
-
-@dataclass(frozen=True)
-class PatchCost:
-    """What a sweep costs: forward passes, rows of all of them, tokens with padding.
-
-    ``n_conditions`` are run, ``n_kept`` are there already.
-    """
-
-    n_forwards: int = 0
-    n_rows: int = 0
-    n_tokens: int = 0
-    n_conditions: int = 0
-    n_kept: int = 0
-
-    def __add__(self, other: PatchCost) -> PatchCost:
-        return PatchCost(
-            self.n_forwards + other.n_forwards,
-            self.n_rows + other.n_rows,
-            self.n_tokens + other.n_tokens,
-            self.n_conditions + other.n_conditions,
-            self.n_kept + other.n_kept,
-        )
 
 
 @dataclass(frozen=True)

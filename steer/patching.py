@@ -14,7 +14,8 @@ from ..extract import LoadedModel
 from ..schemas import PATCH_ARMS, InvalidInputError, PatchArm, PatchMode, PatchRow, PatchSpec, Place
 from .aligned import AlignedCase
 from .conditions import Progress, States, run_conditions, weigh_conditions
-from .patched_runs import Patch, PatchCost, Write
+from .costs import PatchCost
+from .patched_runs import Patch, Write
 from .resampling import (
     draw_weights,
     interval_of_mean,
@@ -191,7 +192,7 @@ def weigh_sweep(
     """Return what :func:`sweep_patches` would run, without running it."""
     plan = _prepare(loaded, cases, spec, direction, shuffled)
     return weigh_conditions(
-        cases, plan.patches, batch_tokens=batch_tokens, states=states, folder=folder
+        loaded, cases, plan.patches, batch_tokens=batch_tokens, states=states, folder=folder
     )
 
 

@@ -19,8 +19,8 @@ from ..schemas import (
     Text,
     Turn,
 )
-from .patched_runs import PatchCost
-from .scoring import Condition, condition_batches, score_rows
+from .costs import PatchCost, weigh_rows
+from .scoring import Condition, score_rows
 from .sweep import METRIC, SweepResult, bootstrap_over, prompt_set
 
 __all__ = ["prompt_baseline", "weigh_prompts"]
@@ -123,9 +123,7 @@ def weigh_prompts(
     """Return what :func:`prompt_baseline` would run; no weights are needed."""
     rows, _, _ = _rows_of(loaded, pairs, personas, capture)
     conditions = [Condition(row, 0, 0.0) for row in range(len(rows))]
-    batches = condition_batches(loaded, rows, conditions, batch_tokens=batch_tokens)
-    tokens = sum(len(batch) * max(rows[i].n_tokens for i in batch) for batch in batches)
-    return PatchCost(len(batches), len(rows), tokens)
+    return weigh_rows(loaded, rows, conditions, batch_tokens=batch_tokens)
 
 
 def _rows_of(

@@ -20,7 +20,7 @@ from ..schemas import (
     SteeringRow,
     SteerSpec,
 )
-from .patched_runs import PatchCost
+from .costs import PatchCost, Trial
 from .scoring import angle_degrees
 from .sweep_arms import SweepPlan, check_direction, plan_sweep, with_random
 from .sweep_runs import measure_sweep, weigh_conditions
@@ -169,7 +169,16 @@ def weigh_direction(
         loaded, rows, plan, positions=spec.positions, folder=folder, batch_tokens=batch_tokens
     )
     n_layers, tokens = len(plan.layers), sum(row.n_tokens for row in rows[::2])
-    return cost + PatchCost(n_layers * len(pairs), n_layers * len(pairs), n_layers * tokens)
+
+    def measure_angles(rng: np.random.Generator, size: int) -> int:
+        start = 2 * int(rng.integers(max(1, len(pairs) - size + 1)))
+        chosen = rows[start : start + 2 * size]
+        _angles(loaded, chosen, plan, positions=spec.positions)
+        return n_layers * sum(row.n_tokens for row in chosen[::2])
+
+    trial = Trial(n_layers * tokens, measure_angles)
+    n_rows = n_layers * len(pairs)
+    return cost + PatchCost(n_rows, n_rows, n_layers * tokens, trials=(trial,))
 
 
 def _rows_of(loaded: LoadedModel, pairs: Sequence[Pair], capture: CaptureSpec) -> list[TokenRow]:

@@ -12,8 +12,8 @@ import pandas as pd
 
 from ..extract import LoadedModel, TokenRow
 from ..schemas import digest_json
+from .costs import PatchCost, weigh_rows
 from .kept import KeptRows
-from .patched_runs import PatchCost
 from .scoring import Condition, condition_batches, score_rows
 from .sweep_arms import SweepPlan
 
@@ -50,11 +50,13 @@ def _wanted(rows: Sequence[TokenRow], plan: SweepPlan) -> pd.DataFrame:
     )
 
 
-def _kept(loaded: LoadedModel, folder: Path | None, *, positions: str) -> KeptRows | None:
+def _kept(
+    loaded: LoadedModel, folder: Path | None, *, positions: str, read_only: bool = False
+) -> KeptRows | None:
     if folder is None:
         return None
     made_with = {"model": loaded.info.model_dump(mode="json"), "positions": positions}
-    return KeptRows(folder, key=_KEY, made_with=made_with)
+    return KeptRows(folder, key=_KEY, made_with=made_with, noun="conditions", read_only=read_only)
 
 
 def _conditions(todo: pd.DataFrame, plan: SweepPlan) -> list[Condition]:
@@ -140,14 +142,8 @@ def weigh_conditions(
 ) -> PatchCost:
     """Return what :func:`measure_sweep` would run."""
     todo = _wanted(rows, plan)
-    kept = None if folder is None or not folder.exists() else _kept(
-        loaded, folder, positions=positions
-    )  # fmt: skip
+    kept = _kept(loaded, folder, positions=positions, read_only=True)
     if kept is not None:
         todo = kept.missing(todo)
     conditions = _conditions(todo, plan)
-    batches = condition_batches(loaded, rows, conditions, batch_tokens=batch_tokens)
-    tokens = sum(
-        len(batch) * max(rows[conditions[i].row].n_tokens for i in batch) for batch in batches
-    )
-    return PatchCost(len(batches), len(conditions), tokens)
+    return weigh_rows(loaded, rows, conditions, batch_tokens=batch_tokens, layer=plan.layers)

@@ -21,8 +21,8 @@ from ..schemas import (
     SteerTransferVerdict,
 )
 from .clusters import cluster_weights
-from .kept_scores import missing_scores, score_conditions
-from .patched_runs import PatchCost
+from .costs import PatchCost
+from .kept_scores import score_conditions, weigh_conditions
 from .resampling import Floats, interval_of_mean, interval_of_ratio, p_of_null
 from .scoring import angle_degrees
 from .transfer_plan import TransferPlan, plan_transfer, role_of
@@ -52,25 +52,24 @@ def weigh_transfer(
     *,
     spec: SteerTransferSpec,
     capture: CaptureSpec,
+    batch_tokens: int = 16384,
     folder: Path | None = None,
 ) -> PatchCost:
-    """Return the rows and tokens that :func:`compare_transfer` would run, without running it."""
+    """Return what :func:`compare_transfer` would run, without running it.
+
+    The passes that measure angles and norms, one or two per pair, are not counted.
+    """
     plan = plan_transfer(loaded, directions, spec)
     rows = _render(loaded, pairs, capture)
-    conditions = plan.conditions(len(rows))
-    todo = missing_scores(
+    return weigh_conditions(
+        loaded,
         rows,
-        conditions,
+        plan.conditions(len(rows)),
         directions=plan.vectors,
         layer=plan.own.layer,
         positions=spec.positions,
+        batch_tokens=batch_tokens,
         folder=folder,
-    )
-    return PatchCost(
-        n_rows=len(todo),
-        n_tokens=sum(rows[conditions[i].row].n_tokens for i in todo),
-        n_conditions=len(todo),
-        n_kept=len(conditions) - len(todo),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,12 @@ import click
 
 from .console import (
     emit,
+    estimate_options,
     json_option,
     parse_layers,
     print_facts,
     print_table,
+    probe_seconds,
     say,
     show_progress,
 )
@@ -35,6 +37,7 @@ __all__ = [
     "draw_figure",
     "match",
     "mediate",
+    "needs_weights",
     "patch",
     "read_directions",
     "read_spec",
@@ -47,7 +50,7 @@ _path = click.Path(path_type=Path)
 
 def _common(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that patching, mediation and their comparison share."""
-    options = [
+    options: list[Callable[[Any], Any]] = [
         click.argument("model"),
         click.argument("contrasts", type=_file),
         click.option(
@@ -77,6 +80,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--revision", help="Revision of a hub model."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps."),
         click.option("--dry-run", is_flag=True, help="Say what would be run, and stop."),
+        estimate_options,
         json_option,
     ]
     for option in reversed(options):
@@ -170,7 +174,7 @@ def _prepare(
 
     from .extract import load_model
     from .steer import align_contrasts, fit_contrast_direction
-    from .steer.parts import replace_file
+    from .steer.kept import write_file
 
     if options["direction_file"] and options["n_fit"]:
         msg = "directions are either given (--directions) or fitted (--fit)"
@@ -181,7 +185,7 @@ def _prepare(
         revision=options["revision"],
         device=options["device"],
         head=True,
-        weights=not options["dry_run"],
+        weights=needs_weights(options),
     )
     cases = align_contrasts(loaded, found)
     n_fit = options["n_fit"]
@@ -200,10 +204,9 @@ def _prepare(
     if options["dry_run"]:  # the direction's numbers do not change what is run
         return loaded, cases[n_fit:], np.eye(1, loaded.info.hidden_size)[0]
     fitted = fit_contrast_direction(loaded, cases[:n_fit], place=fit_place)  # type: ignore[arg-type]
-    kept.parent.mkdir(parents=True, exist_ok=True)
     with io.BytesIO() as file:
         np.save(file, fitted)
-        replace_file(kept, file.getvalue())
+        write_file(kept, file.getvalue())
     return loaded, cases[n_fit:], fitted
 
 
@@ -215,13 +218,21 @@ def _fit_name(cases: list[AlignedCase], place: int | str) -> str:
     return "fitted-" + digest_json([place, tokens]).removeprefix("sha256:")[:12]
 
 
-def show_cost(cost: PatchCost, *, as_json: bool) -> None:
-    """Print what a sweep would run, and how much of it is there already."""
-    facts = {"forwards": cost.n_forwards, "rows": cost.n_rows, "tokens": cost.n_tokens}
-    if cost.n_rows and not cost.n_forwards:  # rows were counted alone
-        del facts["forwards"]
-    if cost.n_conditions or cost.n_kept:
-        facts |= {"conditions": cost.n_conditions + cost.n_kept, "done": cost.n_kept}
+def needs_weights(options: Mapping[str, Any]) -> bool:
+    """Return whether a command runs the model: not in a dry run, unless it says how long."""
+    seconds = probe_seconds(options["probe"], options["price"], dry_run=options["dry_run"])
+    return not options["dry_run"] or seconds is not None
+
+
+def show_cost(cost: PatchCost, options: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what a command would run, how much of it is there already, and how long it takes."""
+    from .steer.costs import describe_cost
+
+    facts = describe_cost(
+        cost,
+        probe_seconds=probe_seconds(options["probe"], options["price"], dry_run=True),
+        price_per_hour=options["price"],
+    )
     emit(facts, as_json=as_json, show=lambda: print_facts(facts))
 
 
@@ -245,15 +256,31 @@ def draw_figure(rows: pd.DataFrame, path: Path, *, name: str) -> None:
     say(f"figure: {write_chart(CHARTS[name](rows), path)}")
 
 
-def _finish(
-    result: Any,  # noqa: ANN401
-    *,
+def _run(
     name: str,
+    run: Callable[..., Any],
+    weigh: Callable[..., PatchCost],
+    *,
     spec: Record,
+    fit_place: int | str,
     columns: list[str],
     options: dict[str, Any],
     as_json: bool,
 ) -> None:
+    """Run an analysis of contrasts, or weigh it, and write and print what it found."""
+    loaded, cases, direction = _prepare(
+        options["model"], options["contrasts"], spec, options, fit_place=fit_place
+    )
+    asked = {
+        "spec": spec,
+        "direction": direction,
+        "folder": conditions_folder(options["out"], loaded),
+    }
+    if options["dry_run"]:
+        show_cost(weigh(loaded, cases, **asked), options, as_json=as_json)
+        return
+    with show_progress(name) as progress:
+        result = run(loaded, cases, progress=progress, **asked)
     facts = {key: str(options[key]) for key in ("model", "contrasts")}
     save_intervention(result, options["out"], name=name, spec=spec, facts=facts)
     say(f"tables: {options['out'] / name}.parquet, {name}-samples.parquet")
@@ -291,20 +318,11 @@ def patch(
     given["positions"] = [_place(p) for p in positions.split(",")] if positions else None
     given["arms"] = arms.split(",") if arms else None
     spec = read_spec(PatchSpec, options["spec_file"], given)
-    loaded, cases, direction = _prepare(
-        options["model"], options["contrasts"], spec, options, fit_place="response"
-    )
-    kept = conditions_folder(options["out"], loaded)
-    if options["dry_run"]:
-        cost = weigh_sweep(loaded, cases, spec=spec, direction=direction, folder=kept)
-        show_cost(cost, as_json=as_json)
-        return
-    with show_progress("patch") as progress:
-        result = sweep_patches(
-            loaded, cases, spec=spec, direction=direction, folder=kept, progress=progress
-        )
     columns = ["metric", "layer", "position", "arm", "estimate", "ci_low", "ci_high", "p_value_max"]
-    _finish(result, name="patching", spec=spec, columns=columns, options=options, as_json=as_json)
+    _run(
+        "patching", sweep_patches, weigh_sweep, spec=spec, fit_place="response", columns=columns,
+        options=options, as_json=as_json,
+    )  # fmt: skip
 
 
 @click.command()
@@ -327,20 +345,11 @@ def mediate(*, as_json: bool, position: str | None, **options: Any) -> None:  # 
     if not options["direction_file"] and not options["n_fit"]:
         given["mediators"] = ["full"]
     spec = read_spec(MediateSpec, options["spec_file"], given)
-    loaded, cases, direction = _prepare(
-        options["model"], options["contrasts"], spec, options, fit_place=spec.position
-    )
-    kept = conditions_folder(options["out"], loaded)
-    if options["dry_run"]:
-        cost = weigh_mediation(loaded, cases, spec=spec, direction=direction, folder=kept)
-        show_cost(cost, as_json=as_json)
-        return
-    with show_progress("mediate") as progress:
-        result = run_mediation(
-            loaded, cases, spec=spec, direction=direction, folder=kept, progress=progress
-        )
     columns = ["way", "layer", "mediator", "metric", "estimate", "ci_low", "ci_high", "p_value_max"]
-    _finish(result, name="mediation", spec=spec, columns=columns, options=options, as_json=as_json)
+    _run(
+        "mediation", run_mediation, weigh_mediation, spec=spec, fit_place=spec.position,
+        columns=columns, options=options, as_json=as_json,
+    )  # fmt: skip
 
 
 @click.command()
@@ -366,25 +375,16 @@ def match(
     from .schemas import MatchedSpec
     from .steer import compare_with_steering, weigh_comparison
 
+    if not options["direction_file"] and not options["n_fit"]:
+        msg = "steering needs a direction: give --directions, or --fit N"
+        raise InvalidInputError(msg)
     given = {name: options[name] for name in ("layers", "n_random", "seed")}
     given["position"] = _place(position) if position else None
     given["steer_position"] = _place(steer_position) if steer_position else None
     given["arm"] = arm
     spec = read_spec(MatchedSpec, options["spec_file"], given)
-    loaded, cases, direction = _prepare(
-        options["model"], options["contrasts"], spec, options, fit_place=spec.position
-    )
-    if direction is None:
-        msg = "steering needs a direction: give --directions, or --fit N"
-        raise InvalidInputError(msg)
-    kept = conditions_folder(options["out"], loaded)
-    if options["dry_run"]:
-        cost = weigh_comparison(loaded, cases, direction, spec=spec, folder=kept)
-        show_cost(cost, as_json=as_json)
-        return
-    with show_progress("match") as progress:
-        result = compare_with_steering(
-            loaded, cases, direction, spec=spec, folder=kept, progress=progress
-        )
     columns = ["layer", "what", "estimate", "ci_low", "ci_high", "change_norm", "p_value"]
-    _finish(result, name="matched", spec=spec, columns=columns, options=options, as_json=as_json)
+    _run(
+        "matched", compare_with_steering, weigh_comparison, spec=spec, fit_place=spec.position,
+        columns=columns, options=options, as_json=as_json,
+    )  # fmt: skip

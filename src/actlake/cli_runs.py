@@ -10,10 +10,12 @@ import click
 
 from .console import (
     emit,
+    estimate_options,
     extract_specs,
     json_option,
     print_facts,
     print_table,
+    probe_seconds,
     say,
 )
 
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from .store import Store
 
 __all__ = ["extract", "probe"]
-
-PROBE_SECONDS = 20.0
 
 _out_option = click.option(
     "--out",
@@ -85,15 +85,7 @@ _out_option = click.option(
     help="Print what each of N workers would do, and a line for Slurm; read no weights.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what it would do; read no weights.")
-@click.option(
-    "--probe", type=click.FloatRange(0), metavar="SECONDS", help="With --dry-run: how long to try."
-)
-@click.option(
-    "--price-per-hour",
-    "price",
-    type=click.FloatRange(0),
-    help="With --dry-run: what it would cost.",
-)
+@estimate_options
 @json_option
 def extract(
     model: str,
@@ -133,6 +125,7 @@ def extract(
     from .stages import load_corpus
     from .store import create_store, new_texts, open_store, plan_append
 
+    seconds = probe_seconds(probe, price, dry_run=dry_run)
     share = None
     if worker is not None:
         share = Worker.from_environment() if worker == "auto" else Worker.parse(worker)
@@ -165,7 +158,7 @@ def extract(
             prepared,
             model=model,
             extract=execution,
-            probe_seconds=probe if probe or price is None else PROBE_SECONDS,
+            probe_seconds=seconds,
             price_per_hour=price,
         )
         emit(summary, as_json=as_json, show=lambda: print_facts(summary))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .cli_patch import needs_weights
 from .cli_patch import read_directions as _read_directions
 from .cli_patch import show_cost as _show_cost
-from .console import emit, json_option, parse_alphas, print_facts, say
+from .console import emit, estimate_options, json_option, parse_alphas, print_facts, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +45,7 @@ def _load_generator(model: str, options: dict[str, Any]) -> LoadedModel:
         revision=options["revision"],
         device=options["device"],
         head=True,
-        weights=not options["dry_run"],
+        weights=needs_weights(options),
     )
 
 
@@ -106,6 +107,7 @@ def _open_generator(
 @click.option("--revision", help="Revision of a hub model.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
+@estimate_options
 @json_option
 def generate(
     model: str,
@@ -144,10 +146,15 @@ def generate(
     asked = {(t.system, t.prompt, t.messages): t for t in answering}
     prompts = prompt_ids(loaded, list(reversed(asked.values()))[: options["n_prompts"]])
     directions = dict(zip(labels, vectors, strict=True))
-    if options["dry_run"]:
-        _show_cost(condition_cost(prompts, directions, spec=spec, folder=out), as_json=as_json)
+    if not needs_weights(options):
+        cost = condition_cost(loaded, prompts, directions, spec=spec, folder=out)
+        _show_cost(cost, options, as_json=as_json)
         return
     with _open_generator(loaded, prompts, spec, options) as engine:
+        if options["dry_run"]:
+            cost = condition_cost(loaded, prompts, directions, spec=spec, folder=out, engine=engine)
+            _show_cost(cost, options, as_json=as_json)
+            return
         table = generate_table(
             loaded, prompts, directions, spec=spec, folder=out, engine=engine,
             progress=lambda done, total: say(f"{done:,} of {total:,} texts"),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from .console import emit, json_option, print_facts, print_table, say
+from .cli_patch import needs_weights, read_directions, show_cost
+from .console import emit, estimate_options, json_option, print_table, say
 from .schemas.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ _file = click.Path(dir_okay=False, path_type=Path)
 @click.option("--revision", help="Revision of a hub model.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
+@estimate_options
 @json_option
 def score(
     model: str,
@@ -63,6 +65,8 @@ def score(
     revision: str | None,
     device: str,
     dry_run: bool,
+    probe: float | None,
+    price: float | None,
     as_json: bool,
 ) -> None:
     """Score the texts that MODEL wrote under steering for the prompts of SOURCE, in one table.
@@ -90,14 +94,16 @@ def score(
     if table.empty:
         msg = f"{folder} holds no texts; run `actlake steer generate` first"
         raise InvalidInputError(msg)
-    loaded = load_model(model, revision=revision, device=device, head=True, weights=not dry_run)
+    estimate = {"dry_run": dry_run, "probe": probe, "price": price}
+    loaded = load_model(
+        model, revision=revision, device=device, head=True, weights=needs_weights(estimate)
+    )
     texts = _texts_of(source, table)
     asked = _asked(loaded, table, source, texts)
     kept = folder / "scores" / "-".join(chosen)
     if dry_run:
         cost = weigh_scores(loaded, table, asked, scores=chosen, folder=kept)
-        facts = {"forwards": cost.n_forwards, "rows": cost.n_rows, "tokens": cost.n_tokens}
-        emit(facts, as_json=as_json, show=lambda: print_facts(facts))
+        show_cost(cost, estimate, as_json=as_json)
         return
     separation = _separation(direction_file, method=method, layer=int(table["layer"].iloc[0]))
     found = score_generated(
@@ -200,6 +206,4 @@ def _vectors(folder: Path, table: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _separation(path: Path | None, *, method: str, layer: int) -> float | None:
-    from .cli_patch import read_directions
-
     return None if path is None else read_directions(path).get(method, layer=layer).norm

@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from .console import emit, json_option, parse_alphas, parse_layers, print_facts, say
+from .cli_patch import read_directions
+from .console import (
+    emit,
+    estimate_options,
+    json_option,
+    parse_alphas,
+    parse_layers,
+    print_facts,
+    probe_seconds,
+    say,
+)
 from .schemas.errors import InvalidInputError
 
 __all__ = ["steer"]
@@ -62,6 +72,7 @@ _file = click.Path(dir_okay=False, path_type=Path)
 @click.option("--seed", type=int, help="Seed of every draw.  [default: 0]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
+@estimate_options
 @json_option
 def steer(
     store_url: str,
@@ -74,6 +85,8 @@ def steer(
     against_file: Path | None,
     device: str,
     dry_run: bool,
+    probe: float | None,
+    price: float | None,
     as_json: bool,
     **options: Any,  # noqa: ANN401
 ) -> None:
@@ -86,13 +99,13 @@ def steer(
     \b
     Example: actlake steer run store llama-3-8b --model meta-llama/Meta-Llama-3-8B-Instruct
     """
-    from .cli_patch import read_directions
     from .schemas import SteerSpec
     from .stages import Results
     from .steering import steer_stage, weigh_steering
     from .store import open_store
     from .study import summarise
 
+    seconds = probe_seconds(probe, price, dry_run=dry_run)
     spec = SteerSpec.parse(_given(options, persona_file), where="options")
     found, results = open_store(store_url), Results(out)
     common: dict[str, Any] = {
@@ -104,7 +117,9 @@ def steer(
         "against": read_directions(against_file).directions if against_file else (),
     }
     if dry_run:
-        cost = weigh_steering(found, run, results, **common)
+        cost = weigh_steering(
+            found, run, results, probe_seconds=seconds, price_per_hour=price, **common
+        )
         emit(cost, as_json=as_json, show=lambda: print_facts(cost))
         return
     steer_stage(found, run, results, say=say, **common)

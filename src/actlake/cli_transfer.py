@@ -8,9 +8,17 @@ from typing import Any
 
 import click
 
-from .cli_patch import conditions_folder, draw_figure, read_directions, read_spec, show_cost
+from .cli_patch import (
+    conditions_folder,
+    draw_figure,
+    needs_weights,
+    read_directions,
+    read_spec,
+    show_cost,
+)
 from .console import (
     emit,
+    estimate_options,
     json_option,
     parse_alphas,
     print_facts,
@@ -152,6 +160,7 @@ def map_direction(
 @click.option("--revision", help="Revision of a hub model.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
+@estimate_options
 @json_option
 def steer_transfer(
     model: str,
@@ -163,6 +172,8 @@ def steer_transfer(
     device: str,
     spec_file: Path | None,
     dry_run: bool,
+    probe: float | None,
+    price: float | None,
     as_json: bool,
     **options: Any,  # noqa: ANN401
 ) -> None:
@@ -182,6 +193,7 @@ def steer_transfer(
     from .stages import load_corpus
     from .steer import choose_pairs, compare_transfer, weigh_transfer
 
+    estimate = {"dry_run": dry_run, "probe": probe, "price": price}
     subsets, alphas = options.pop("subsets"), options.pop("alphas")
     given = options | {
         "subsets": subsets.split(",") if subsets else None,
@@ -193,11 +205,13 @@ def steer_transfer(
     pairs = choose_pairs(
         pair_texts(texts), spec=SteerSpec(n_prompts=spec.n_prompts, subsets=spec.subsets)
     )
-    loaded = load_model(model, revision=revision, device=device, head=True, weights=not dry_run)
+    loaded = load_model(
+        model, revision=revision, device=device, head=True, weights=needs_weights(estimate)
+    )
     capture, kept = CaptureSpec(), conditions_folder(out, loaded, of="scores")
     if dry_run:
         cost = weigh_transfer(loaded, directions, pairs, spec=spec, capture=capture, folder=kept)
-        show_cost(cost, as_json=as_json)
+        show_cost(cost, estimate, as_json=as_json)
         return
     with show_progress("transfer") as progress:
         result = compare_transfer(

@@ -18,18 +18,48 @@ if TYPE_CHECKING:
 
 __all__ = [
     "emit",
+    "estimate_options",
     "extract_specs",
     "json_option",
     "parse_alphas",
     "parse_layers",
     "print_facts",
     "print_table",
+    "probe_seconds",
     "read_toml",
     "say",
     "show_progress",
 ]
 
+PROBE_SECONDS = 20.0
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+def estimate_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options by which a dry run says how long and how dear the whole would be."""
+    command = click.option(
+        "--price-per-hour",
+        "price",
+        type=click.FloatRange(0),
+        help="With --dry-run: what it would cost.",
+    )(command)
+    return click.option(
+        "--probe",
+        type=click.FloatRange(0),
+        metavar="SECONDS",
+        help="With --dry-run: how long to try, which reads the weights.",
+    )(command)
+
+
+def probe_seconds(probe: float | None, price: float | None, *, dry_run: bool) -> float | None:
+    """Return how long a dry run probes; None where neither a time nor a price is asked for."""
+    if probe is None and price is None:
+        return None
+    if not dry_run:
+        msg = "--probe and --price-per-hour say what a run would take; add --dry-run"
+        raise InvalidInputError(msg)
+    return PROBE_SECONDS if probe is None else probe
 
 
 def say(line: str) -> None:

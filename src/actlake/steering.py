@@ -176,23 +176,28 @@ def weigh_steering(
     device: str = "auto",
     batch_tokens: int = 16384,
     against: Sequence[Direction] = (),
+    probe_seconds: float | None = None,
+    price_per_hour: float | None = None,
 ) -> dict[str, Any]:
     """Return what :func:`steer_stage` would run: forward passes, rows, tokens, by part.
 
-    No weights are read. Nothing is left of a stage that is done. Conditions that are kept from
-    before are left out where the layers are known; where they are still to be chosen, any have
-    the same cost.
+    Weights are read for time and price alone, which a probe measures. Nothing is left of a stage
+    that is done. Conditions that are kept from before are left out where the layers are known;
+    where they are still to be chosen, any have the same cost.
     """
     from .steer import PatchCost, choose_pairs, weigh_direction, weigh_layers, weigh_prompts
+    from .steer.costs import describe_cost
 
     key = _stage_key(store, run, results, spec=spec, capture=capture, against=against)
     done = results.key(run, "steer")
     if done is not None and done.get("digest") == digest_json(key):
-        return {"forwards": 0, "rows": 0, "tokens": 0, "layers": "done"}
+        nothing = PatchCost()
+        facts = describe_cost(nothing, probe_seconds=probe_seconds, price_per_hour=price_per_hour)
+        return {**facts, "layers": "done"}
     sweeps = prepare_sweeps(
         store, run, results, model=model, revision=revision, spec=spec, capture=capture,
         device=device, attn_implementation=None, batch_tokens=batch_tokens, against=against,
-        weights=False, say=lambda _: None,
+        weights=probe_seconds is not None, say=lambda _: None,
     )  # fmt: skip
     given = given_layers(sweeps)
     prompts, personas = sweeps.prompts(), sweeps.personas()
@@ -227,9 +232,7 @@ def weigh_steering(
         )
     total = sum(costs.values(), PatchCost())
     return {
-        "forwards": total.n_forwards,
-        "rows": total.n_rows,
-        "tokens": total.n_tokens,
+        **describe_cost(total, probe_seconds=probe_seconds, price_per_hour=price_per_hour),
         "parts": {name: cost.n_rows for name, cost in costs.items()},
         "layers": layers if folder is not None else "to be chosen",
         "prompts": len(prompts),

@@ -119,3 +119,6 @@ def test_the_command_prices_a_run_and_writes_nothing(tmp_path):
     expected = found["tokens"] / found["tokens_per_second"]
     assert found["estimated_seconds"] == pytest.approx(expected, abs=0.06)  # one decimal
     assert not (tmp_path / "s").exists()
+    asked = CliRunner().invoke(cli, [part for part in priced if part != "--dry-run"])
+    assert isinstance(asked.exception, InvalidInputError)
+    assert "add --dry-run" in str(asked.exception)

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from actlake.cli import cli
 from actlake.extract import load_model
-from actlake.schemas import ActlakeError, Direction
+from actlake.schemas import ActlakeError, Direction, InvalidInputError
 from actlake.steer import align_contrasts, fit_contrast_direction
 from tests.steer.contrasts import organism_contrasts
 
@@ -82,6 +82,24 @@ def test_mediation_and_the_comparison_with_a_given_direction(files, tmp_path):
     cost = json.loads(call("steer", "match", *common, "--steer-position", "response", "--dry-run"))
     assert (cost["done"], cost["rows"]) == (cost["conditions"], 0)
     assert {f.name for f in tmp_path.glob("*.json")} == {"mediation.json", "matched.json"}
+
+
+@pytest.mark.parametrize("command", ["patch", "mediate", "match", "generate"])
+def test_a_dry_run_says_how_long_and_how_dear_and_writes_nothing(files, tmp_path, command):
+    args = ["steer", command, MODEL, files / "contrasts.jsonl", "--layers", 2]
+    if command == "generate":
+        args = ["steer", command, MODEL, "bundled:demo", "--layer", 2, "--max-new-tokens", 4,
+                "--prompts", 4]  # fmt: skip
+    args += ["--directions", files / "direction.json", "--out", tmp_path / "out", "--json"]
+    assert "estimated_seconds" not in json.loads(call(*args, "--dry-run"))
+    priced = [*args, "--probe", 0.1, "--price-per-hour", 3600]
+    found = json.loads(call(*priced, "--dry-run"))
+    expected = found["tokens"] / found["tokens_per_second"]
+    assert found["estimated_seconds"] == pytest.approx(expected, abs=0.06)  # one decimal
+    assert found["estimated_cost"] == pytest.approx(found["estimated_seconds"], abs=0.06)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InvalidInputError, match="add --dry-run"):
+        call(*priced)
 
 
 def test_generation_is_resumed_and_costed(files, tmp_path):

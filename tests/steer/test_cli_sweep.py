@@ -95,6 +95,21 @@ def test_every_control_stands_in_one_table_with_four_units(swept):
     assert sweeps == [7 * 3 * 8 + n_angles] * 2 + [7 * 3 * 8 + 2 * n_angles]
     assert cost["parts"]["system prompts"] == 13 * 8
     assert cost["rows"] == sum(cost["parts"].values())
+    assert "estimated_seconds" not in cost
+
+
+def test_a_dry_run_says_how_long_and_how_dear_a_sweep_is(store):
+    args = [*SMALL, "--layer", "2", "--controls", "none", "--dry-run", "--json"]
+    before = sorted((store / "results").rglob("*"))
+    plain = json.loads(steer(store, *args).stdout)
+    found = json.loads(steer(store, *args, "--probe", "0.1", "--price-per-hour", "3600").stdout)
+    expected = found["tokens"] / found["tokens_per_second"]
+    assert found["estimated_seconds"] == pytest.approx(expected, abs=0.06)  # one decimal
+    assert found["estimated_cost"] == pytest.approx(found["estimated_seconds"], abs=0.06)
+    assert plain == {name: found[name] for name in plain}
+    assert sorted((store / "results").rglob("*")) == before
+    with pytest.raises(InvalidInputError, match="add --dry-run"):
+        steer(store, "--price-per-hour", "1")
 
 
 def test_specs_and_placebos_lie_beside_the_samples(store, swept):

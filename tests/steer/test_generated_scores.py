@@ -253,6 +253,9 @@ def test_the_command_writes_one_tidy_table_with_a_record(texts, tmp_path):
     args = ["steer", "score", MODEL, source, "--texts", tmp_path / "made", "--json", *common]
     cost = json.loads(call(*args, "--dry-run"))
     assert cost["rows"] == 12 + 2 * 12 + 4 * 12
+    timed = json.loads(call(*args, "--dry-run", "--probe", 0.1))
+    expected = timed["tokens"] / timed["tokens_per_second"]
+    assert timed["estimated_seconds"] == pytest.approx(expected, abs=0.06)  # one decimal
     shown = json.loads(call(*args))
     assert json.loads(call(*args, "--dry-run"))["rows"] == 0
     assert [(r["direction"], r["alpha"]) for r in shown] == [

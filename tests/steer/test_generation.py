@@ -139,7 +139,7 @@ def test_a_table_goes_on_where_it_was_interrupted(loaded, tmp_path, monkeypatch)
         generate_table(loaded, prompts, directions, spec=spec, folder=tmp_path)
     hook.remove()
     assert len(read_generated(tmp_path)) == 4
-    assert condition_cost(prompts, directions, spec=spec, folder=tmp_path).n_rows == 8
+    assert condition_cost(loaded, prompts, directions, spec=spec, folder=tmp_path).n_rows == 8
     (tmp_path / ".part-0.parquet.partial").write_bytes(b"cut off")
     seen = []
     done = generate_table(
@@ -149,7 +149,7 @@ def test_a_table_goes_on_where_it_was_interrupted(loaded, tmp_path, monkeypatch)
     pd.testing.assert_frame_equal(done, whole)
     n_parts = len(list(tmp_path.glob("part-*")))
     more = spec.model_copy(update={"alphas": (0.0, 3.0, 5.0)})
-    assert condition_cost(prompts, directions, spec=more, folder=tmp_path).n_rows == 6
+    assert condition_cost(loaded, prompts, directions, spec=more, folder=tmp_path).n_rows == 6
     again = generate_table(loaded, prompts, directions, spec=spec, folder=tmp_path)
     pd.testing.assert_frame_equal(again, whole)
     assert len(list(tmp_path.glob("part-*"))) == n_parts

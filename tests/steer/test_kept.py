@@ -1,5 +1,9 @@
+import errno
 import hashlib
 import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -72,6 +76,52 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     KeptRows(tmp_path, key=KEY, made_with=MADE)
     with pytest.raises(InvalidInputError, match="made with another positions"):
         KeptRows(tmp_path, key=KEY, made_with={**MADE, "positions": "response"})
+    with pytest.raises(InvalidInputError, match="holds texts made with another positions"):
+        KeptRows(
+            tmp_path, key=KEY, made_with={**MADE, "positions": "response"}, noun="texts",
+            read_only=True,
+        )  # fmt: skip
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="cannot be kept"):
         KeptRows(tmp_path / "file", key=KEY, made_with=MADE)
+
+
+def test_asking_what_a_folder_holds_makes_nothing(tmp_path):
+    folder = tmp_path / "kept"
+    asked = KeptRows(folder, key=KEY, made_with=MADE, read_only=True)
+    assert asked.read().empty
+    assert len(asked.missing(rows([1, 2]))) == 2
+    assert not folder.exists()
+    KeptRows(folder, key=KEY, made_with=MADE).commit(rows([1]))
+    assert asked.missing(rows([1, 2]))["pair"].tolist() == ["p2"]
+
+
+def test_writers_of_the_same_rows_at_once_leave_each_row_once(tmp_path):
+    ready = threading.Barrier(4)
+
+    def write(writer):
+        kept = KeptRows(tmp_path, key=KEY, made_with=MADE)
+        ready.wait()
+        for n in range(8):
+            # Parts of the same rows, and of rows that the other writers have in other parts.
+            kept.commit(rows([n, n + 1 + writer % 2]).assign(value=float(writer)))
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(write, writer) for writer in range(4)]:
+            done.result()
+    kept = KeptRows(tmp_path, key=KEY, made_with=MADE)
+    found = kept.read()
+    assert sorted(found["pair"]) == sorted(f"p{n}" for n in range(10))
+    pd.testing.assert_frame_equal(found, kept.read())
+    records = [json.loads(path.read_text()) for path in (tmp_path / "commits").iterdir()]
+    assert len(records) == 16
+    assert not [path for path in tmp_path.rglob("*") if ".tmp-" in path.name]
+
+
+def test_without_hard_links_rows_are_kept_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_args, **_options):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    KeptRows(tmp_path, key=KEY, made_with=MADE).commit(rows([1, 2]))
+    assert len(KeptRows(tmp_path, key=KEY, made_with=MADE).read()) == 2
