@@ -198,9 +198,12 @@ def run_part(
     site: str,
     pools: Sequence[str],
     scheduler: str | None,
+    n_workers: int | None = None,
 ) -> dict[tuple[str, int], Any]:
     """Return the results of one part by pool and layer; see :func:`run_parts`."""
-    found = run_parts(ds, [part], table, site=site, pools=pools, scheduler=scheduler)
+    found = run_parts(
+        ds, [part], table, site=site, pools=pools, scheduler=scheduler, n_workers=n_workers
+    )
     return {cell: result for cell, (result,) in found.items()}
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import xarray as xr
+from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 
 from ..schemas import CorruptError, InvalidInputError, RandomSpec
@@ -16,10 +17,13 @@ from .arrays import run_pools
 from .auroc import Floats
 from .nulls import drawn_aurocs, isotropic_directions, max_over_layers, null_band, random_scores
 from .parts import Activations, run_part
+from .schedule import runs_locally
 from .splits import PairTable, pair_table
 from .table import OVER_LAYERS, dataset_provenance, plain_strings, relative_depth
 
 __all__ = ["RandomPart", "RandomResult", "random_part", "random_run", "random_tables"]
+
+READ_AHEAD = 2  # layers beyond one a core
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,11 @@ def random_run(
     chosen, found = run_pools(ds, site=site, pools=pools)
     table = pair_table(ds)
     part = random_part(table, spec)
-    layers = run_part(ds, part, table, site=chosen, pools=found, scheduler=scheduler)
+    # A layer is small and quickly projected: some are read while the cores are busy with others.
+    n_workers = CPU_COUNT + READ_AHEAD if runs_locally(scheduler) else None
+    layers = run_part(
+        ds, part, table, site=chosen, pools=found, scheduler=scheduler, n_workers=n_workers
+    )
     return random_tables(ds, table, layers, site=chosen, pools=found, spec=spec)
 
 
