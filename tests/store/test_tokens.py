@@ -262,6 +262,18 @@ def test_a_chunk_is_stored_when_it_is_full_and_not_before(store):
     assert writer.pending_blocks() == [0, 1, 2]
 
 
+def test_no_tokens_change_nothing_wherever_they_are_added(store):
+    plan = with_tokens(make_plan())
+    writer = write_run(store, plan, blocks=[0, 2], seal=False)
+    values = block_values(plan, 1)[NAME]
+    for start in range(len(values)):
+        writer.add_tokens(1, start, {NAME: values[start : start + 1]})
+        writer.add_tokens(1, start, {NAME: values[:0]})
+    writer.write_block(1, pooled_values(plan, 1))
+    writer.seal()
+    np.testing.assert_array_equal(open_run(store, "tiny")[NAME].values, make_values(plan)[NAME])
+
+
 @pytest.mark.parametrize(
     ("start", "change", "said"),
     [
