@@ -39,8 +39,6 @@ from .texts import write_jsonl
 
 __all__ = ["Spent", "generate_corpus"]
 
-_CHARS_PER_TOKEN = 2  # an upper bound of a prompt's tokens, for English and for chat templates
-
 
 @dataclass
 class Spent:
@@ -72,8 +70,7 @@ class Spent:
         """Return how many of the requests fit into the budget even if each takes its most."""
         spec, trial = self.spec, Spent(self.spec, self.n_requests, *self._tokens())
         for number, request in enumerate(requests):
-            n_chars = sum(len(m["content"]) for m in request.messages)
-            trial.add(64 + n_chars // _CHARS_PER_TOKEN, request.max_new_tokens)
+            trial.add(request.most_prompt_tokens, request.max_new_tokens)
             over = (
                 (spec.max_requests is not None and trial.n_requests > spec.max_requests)
                 or (spec.max_tokens is not None and trial.n_tokens > spec.max_tokens)
