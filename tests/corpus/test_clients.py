@@ -9,13 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from actlake.corpus import ChatRequest, ServerClient, generate_corpus
+from actlake.corpus import ChatRequest, ServerClient, generate_corpus, read_jsonl
 from actlake.schemas import (
     GenerateSpec,
     InvalidInputError,
     PersonaSet,
     Scenario,
     ScenarioPrompt,
+    TextProvenance,
     ValidateSpec,
 )
 
@@ -113,3 +114,20 @@ def test_a_budget_holds_where_the_server_counts_no_tokens(tmp_path, limit):
     assert report.stopped == "budget"
     assert 1 <= len(seen) == report.n_requests <= 6
     assert report.n_tokens <= 1000
+
+
+def test_a_text_that_a_later_validation_accepts_has_its_own_provenance(tmp_path):
+    """The log goes on behind it, as it was refused when the log was written."""
+    spec = GenerateSpec(per_cell=1, max_attempts=2)
+    with server(SHORT, "") as (url, seen):
+        strict = generate(url, tmp_path / "g", spec, words=(20, 60))
+        assert (strict.stopped, strict.n_texts) == ("attempts", 0)
+        loose = generate(url, tmp_path / "g", spec)
+        assert len(seen) == 2
+    assert (loose.stopped, loose.n_requests, loose.rejected) == ("complete", 2, {})
+    (text,) = read_jsonl(tmp_path / "g/texts.jsonl")
+    (line,) = (tmp_path / "g/provenance.jsonl").read_text().splitlines()
+    (first, _) = (tmp_path / "g/attempts.jsonl").read_text().splitlines()
+    assert text.response == SHORT
+    found = TextProvenance.parse_json(line)
+    assert (found.attempt, found.seed) == (0, json.loads(first)["provenance"]["seed"])
