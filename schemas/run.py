@@ -103,8 +103,8 @@ class ArraySpec(Record):
     def _consistent(self) -> Self:
         if self.dims not in _DIMS:
             msg = (
-                "dims must be (text, layer[, hidden]) or (token, token_layer, hidden), "
-                f"got {self.dims}"
+                "dims must be (text, layer[, hidden]) or (token, token_layer, hidden), with "
+                f"head_hidden for hidden where heads are stored, got {self.dims}"
             )
             raise ValueError(msg)
         if len(self.dims) != len(self.shape):
