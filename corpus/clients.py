@@ -18,12 +18,15 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from ..schemas import ActlakeError, IncompleteError, InvalidInputError, MissingDependencyError
+from .keyed_http import keyed_opener
 
 __all__ = ["ChatRequest", "Client", "Completion", "Engine", "ServerClient", "VllmClient"]
 
 _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
 _MOST_BYTES = 16 * 2**20
 _LONGEST_WAIT = 30.0
+_CHARS_PER_TOKEN = 2
+_TEMPLATE_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,20 @@ class ChatRequest:
     top_p: float
     max_new_tokens: int
 
+    @property
+    def most_prompt_tokens(self) -> int:
+        """An upper bound of the prompt's tokens, for English and for chat templates."""
+        n_chars = sum(len(message["content"]) for message in self.messages)
+        return _TEMPLATE_TOKENS + n_chars // _CHARS_PER_TOKEN
+
 
 @dataclass(frozen=True)
 class Completion:
-    """What came back: the text, why it ended (``stop``, ``length``, …), and its cost."""
+    """What came back: the text, why it ended (``stop``, ``length``, …), and its cost.
+
+    Where a server does not count tokens, they are the most that the request can take, so that a
+    budget holds.
+    """
 
     text: str
     finish: str
@@ -165,7 +178,7 @@ class ServerClient:
                 reason = reason or "another request failed"
                 break
             try:
-                return self._parse(self._post(body))
+                return self._parse(self._post(body), request)
             except urllib.error.HTTPError as err:
                 detail = " ".join(err.read(500).decode("utf-8", "replace").split())[:200]
                 reason = f"HTTP {err.code}: {detail or err.reason}"
@@ -197,10 +210,10 @@ class ServerClient:
             data=json.dumps(body).encode(),
             headers=headers,
         )
-        with urllib.request.urlopen(request, timeout=self.timeout_seconds) as response:
+        with keyed_opener().open(request, timeout=self.timeout_seconds) as response:
             return json.loads(response.read(_MOST_BYTES))
 
-    def _parse(self, value: Any) -> Completion:  # any JSON value  # noqa: ANN401
+    def _parse(self, value: Any, request: ChatRequest) -> Completion:  # any JSON  # noqa: ANN401
         """Return the first choice; raise ValueError where the answer is none."""
         try:
             choice, usage = value["choices"][0], value.get("usage") or {}
@@ -211,12 +224,18 @@ class ServerClient:
             return Completion(
                 text=str(text).strip(),
                 finish=str(choice.get("finish_reason") or "unknown"),
-                prompt_tokens=int(usage.get("prompt_tokens") or 0),
-                completion_tokens=int(usage.get("completion_tokens") or 0),
+                prompt_tokens=_counted(usage, "prompt_tokens", most=request.most_prompt_tokens),
+                completion_tokens=_counted(usage, "completion_tokens", most=request.max_new_tokens),
             )
         except (KeyError, IndexError, TypeError, AttributeError) as err:
             msg = f"its answer is no chat completion: {json.dumps(value)[:120]}"
             raise ValueError(msg) from err
+
+
+def _counted(usage: dict[str, Any], name: str, *, most: int) -> int:
+    """Return the tokens that a server counted, ``most`` where it does not say."""
+    count = usage.get(name)
+    return most if count is None else int(count)
 
 
 def _retry_after(err: urllib.error.HTTPError) -> float:

@@ -39,8 +39,6 @@ from .texts import write_jsonl
 
 __all__ = ["Spent", "generate_corpus"]
 
-_CHARS_PER_TOKEN = 2  # an upper bound of a prompt's tokens, for English and for chat templates
-
 
 @dataclass
 class Spent:
@@ -72,8 +70,7 @@ class Spent:
         """Return how many of the requests fit into the budget even if each takes its most."""
         spec, trial = self.spec, Spent(self.spec, self.n_requests, *self._tokens())
         for number, request in enumerate(requests):
-            n_chars = sum(len(m["content"]) for m in request.messages)
-            trial.add(64 + n_chars // _CHARS_PER_TOKEN, request.max_new_tokens)
+            trial.add(request.most_prompt_tokens, request.max_new_tokens)
             over = (
                 (spec.max_requests is not None and trial.n_requests > spec.max_requests)
                 or (spec.max_tokens is not None and trial.n_tokens > spec.max_tokens)
@@ -103,16 +100,21 @@ class _Judgement:
         self.index = DuplicateIndex(threshold=spec.duplicate_jaccard, shingle=spec.shingle)
         self.checker = PairCheck(spec, lexica=self.lexica)
 
-    def take(self, slot: Slot, arm: Arm, response: str, *, finish: str) -> None:
-        """Put an answer into its slot, or count why not."""
+    def take(self, slot: Slot, arm: Arm, response: str, *, finish: str) -> bool:
+        """Put an answer into its slot, or count why not; return whether it stands there.
+
+        An arm that has its text keeps it: a log of a stricter validation goes on behind that.
+        """
         slot.tries[arm] = slot.tries.get(arm, 0) + 1
+        if arm in slot.found:
+            return False
         reason = self._fault(slot, arm, response, finish=finish)
         if reason is not None:
             self.rejected[reason] += 1
-            return
+            return False
         slot.found[arm] = response
         if not slot.filled:
-            return
+            return True
         texts = {a: slot.text(a, slot.found[a], generator=self.generator) for a in slot.arms}
         if arm != "neutral":
             pair = Pair(id=slot.name, positive=texts["positive"], negative=texts["negative"])
@@ -123,9 +125,10 @@ class _Judgement:
                 other: Arm = "negative" if arm == "positive" else "positive"
                 newer = slot.tries[arm] <= slot.tries.get(other, 0)
                 del slot.found[arm if newer else other]
-                return
+                return not newer
         for text in texts.values():
             self.index.add(text.response)
+        return True
 
     def _fault(self, slot: Slot, arm: Arm, response: str, *, finish: str) -> str | None:
         if finish == "length":
@@ -203,9 +206,8 @@ def generate_corpus(
     for entry in log.read():
         slot = by_name.get(entry.slot)
         spent.add(entry.prompt_tokens, entry.completion_tokens)
-        if slot is not None:
+        if slot and judgement.take(slot, entry.arm, entry.response, finish=entry.finish):
             origin[entry.provenance.text] = entry.provenance
-            judgement.take(slot, entry.arm, entry.response, finish=entry.finish)
     if spent.n_requests:
         say(f"{log.path}: goes on after {spent.n_requests} answers")
     stopped = _fill(
@@ -241,8 +243,8 @@ def _fill(
             entry = _attempt(slot, arm, requests[number], answer=answer, client=client)
             log.append(entry)
             spent.add(answer.prompt_tokens, answer.completion_tokens)
-            origin[entry.provenance.text] = entry.provenance
-            judgement.take(slot, arm, answer.text, finish=answer.finish)
+            if judgement.take(slot, arm, answer.text, finish=answer.finish):
+                origin[entry.provenance.text] = entry.provenance
         filled = sum(slot.filled for slot in slots)
         say(
             f"{filled} of {len(slots)} filled, {spent.n_requests} requests, {spent.n_tokens} tokens"

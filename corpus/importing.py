@@ -36,7 +36,6 @@ _LABELS = {
     "true": "positive",
     "false": "negative",
 }
-_OPTIONAL = ("prompt", "system", "pair", "parent", "task_conflict")
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
@@ -258,6 +257,8 @@ def _parse_row(values: dict[str, Any], default: str, arms: ArmNames, *, where: s
 def split_scenarios(texts: Sequence[Text], *, test_share: float, seed: int = 0) -> list[Text]:
     """Return the texts with whole scenarios drawn into the test split, category by category.
 
+    A scenario with texts of several categories counts to that of its first text.
+
     Raises
     ------
     InvalidInputError
@@ -266,14 +267,17 @@ def split_scenarios(texts: Sequence[Text], *, test_share: float, seed: int = 0) 
     if not 0 < test_share < 1:
         msg = f"the test share must lie between 0 and 1, got {test_share}"
         raise InvalidInputError(msg)
-    by_category: dict[str, set[str]] = defaultdict(set)
+    category_of: dict[str, str] = {}
     for text in texts:
-        by_category[text.category].add(text.scenario)
-    split_of: dict[tuple[str, str], Split] = {}
+        category_of.setdefault(text.scenario, text.category)
+    by_category: dict[str, list[str]] = defaultdict(list)
+    for name, category in category_of.items():
+        by_category[category].append(name)
+    split_of: dict[str, Split] = {}
     for category, names in sorted(by_category.items()):
         order = sorted(names)
         random.Random(f"{seed} {category}").shuffle(order)
         n_test = round(test_share * len(order))
         for index, name in enumerate(order):
-            split_of[category, name] = "test" if index < n_test else "train"
-    return [t.model_copy(update={"split": split_of[t.category, t.scenario]}) for t in texts]
+            split_of[name] = "test" if index < n_test else "train"
+    return [t.model_copy(update={"split": split_of[t.scenario]}) for t in texts]

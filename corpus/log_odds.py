@@ -49,8 +49,8 @@ def sweep_words(
     """Return the words to remove, the sweep over their number, and whether it met its target.
 
     Words are ranked, and k chosen, on the train split alone; ``bow_all`` is for the reader.
-    Where the target is not met, all ``k_max`` words, or all but what would empty a text, are
-    returned.
+    Where the target is not met, all ``k_max`` words are returned, or those of the last step
+    that left every text a word: none, if the first step empties one.
 
     Raises
     ------

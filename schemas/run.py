@@ -29,12 +29,7 @@ __all__ = [
 ]
 
 # What was appended to a run is a part of it: the run's name, a tilde, the part's number.
-RunId = Annotated[
-    str,
-    StringConstraints(
-        min_length=1, max_length=120, pattern=r"^[A-Za-z0-9][\w.@+-]*(~[1-9]\d{0,2})?$"
-    ),
-]
+RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.@+-]{0,119}(~[1-9]\d{0,2})?$")]
 EngineName = Literal["transformers", "vllm"]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
@@ -108,8 +103,8 @@ class ArraySpec(Record):
     def _consistent(self) -> Self:
         if self.dims not in _DIMS:
             msg = (
-                "dims must be (text, layer[, hidden]) or (token, token_layer, hidden), "
-                f"got {self.dims}"
+                "dims must be (text, layer[, hidden]) or (token, token_layer, hidden), with "
+                f"head_hidden for hidden where heads are stored, got {self.dims}"
             )
             raise ValueError(msg)
         if len(self.dims) != len(self.shape):

@@ -17,8 +17,8 @@ PlainName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.@+-]{0,19
 class StageResult(Record):
     """results/<subject>/<stage>/<digest>/result.json: created once, after all of its files.
 
-    ``made_from`` is everything the files follow from, and ``digest`` its hash: who has the same
-    study and the same data finds the results that another machine made.
+    ``made_from`` is everything the files follow from, and ``made_from_digest`` its hash: who has
+    the same study and the same data finds the results that another machine made.
     """
 
     encoding_type: ClassVar[str] = "actlake-stage-result"

@@ -51,6 +51,11 @@ class Progress:
     created: list[str] = field(default_factory=list)
     tokens: TokenStream | None = None
 
+    def abandon_tokens(self) -> None:
+        """Drop the tokens that were not stored; after it ``created`` is all there is."""
+        if self.tokens is not None:
+            self.tokens.abandon()
+
 
 class BlockWriter:
     """What writes the blocks of one run. Threads may write different blocks through one."""
@@ -98,10 +103,13 @@ class BlockWriter:
         try:
             if progress.tokens is not None:
                 progress.tokens.add(start, arrays)
+        except NoSpaceError as err:
+            try:
+                raise self._no_space(block, err, progress) from err
+            finally:  # the claim is freed last: the next writer counts on what lies there
+                self._give_up(block, err)
         except BaseException as err:
             self._give_up(block, err)
-            if isinstance(err, NoSpaceError):
-                raise self._no_space(block, err, created=progress.created) from err
             raise
 
     def has_tokens(self, block: int) -> bool:
@@ -119,10 +127,10 @@ class BlockWriter:
         with self._lock:
             progress = self._begun.pop(block, None)
         if progress is not None and progress.tokens is not None:
-            progress.tokens.abandon()
+            progress.abandon_tokens()
             if err is None or isinstance(err, InvalidInputError):
                 with suppress(StorageError):  # what lies there is not committed, and harmless
-                    self._discard(block, progress.created)
+                    self._discard(block, progress)
         self.claims.release(block)
 
     def write(
@@ -141,13 +149,12 @@ class BlockWriter:
                 return there
             return self._write_claimed(block, arrays, notes=notes, progress=progress)
         except NoSpaceError as err:
-            raise self._no_space(block, err, created=progress.created) from err
+            raise self._no_space(block, err, progress) from err
         except InvalidInputError:  # a value that its 16-bit type does not have
-            self._discard(block, progress.created)
+            self._discard(block, progress)
             raise
         finally:
-            if progress.tokens is not None:
-                progress.tokens.abandon()
+            progress.abandon_tokens()
             self.claims.release(block)
 
     def claim(self, block: int) -> BlockCommit | None:
@@ -251,7 +258,7 @@ class BlockWriter:
             self.store.backend.put(f"{self._keys.staged}/{progress.staged_in}/{key}", data)
         return object_info(key, data)
 
-    def _discard(self, block: int, created: list[str]) -> None:
+    def _discard(self, block: int, progress: Progress) -> None:
         """Remove what this writer stored of a block, where nobody else can be at work on it.
 
         A folder's claims are exact: a process of this machine lives or does not. Elsewhere a
@@ -260,16 +267,17 @@ class BlockWriter:
         """
         if self.store.info.create_only and not self.store.location.is_local:
             return
+        progress.abandon_tokens()  # what is being stored now would be left behind
         decision = None
         if self.store.info.create_only:
             decision = read_decision(self.store, self.plan, block, plan_id=self.plan_id)
         if decision is None and self._read_commit(block) is None:
-            for key in created:
+            for key in progress.created:
                 self.store.backend.delete(self._keys.object(key))
 
-    def _no_space(self, block: int, err: NoSpaceError, *, created: list[str]) -> StorageError:
+    def _no_space(self, block: int, err: NoSpaceError, progress: Progress) -> StorageError:
         """Discard a block that did not fit; return the error that says so."""
-        self._discard(block, created)
+        self._discard(block, progress)
         n_left = self.plan.n_blocks - len(self.store.committed_blocks(self.plan.run))
         rows = self.plan.block_rows(block)
         return NoSpaceError(

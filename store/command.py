@@ -27,9 +27,9 @@ def extraction_command(
     """
     capture = plan.capture
     known = plan.model.name if plan.model.content_digest is None else f"FOLDER/{plan.model.name}"
-    grown = "GROWN.jsonl" if plan.continues else None  # the corpus with the texts of the part
+    texts = "GROWN.jsonl" if plan.continues else f"{plan.corpus}.jsonl"  # GROWN: with the part's
     parts = ["actlake", "extract", model or known, "--corpus"]
-    parts += [grown or corpus or f"{plan.corpus}.jsonl"]
+    parts += [corpus or texts]
     parts += ["--store", store.url, "--run", run_of(plan.run)]
     parts += ["--append"] if plan.continues else []
     if plan.model.revision:

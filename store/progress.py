@@ -36,8 +36,10 @@ class WorkerProgress:
 class RunProgress:
     """A whole run, with what is appended to it: what is committed, what is known of the rest.
 
-    ``texts_per_second`` is over the time between the first commit and the last, all workers
-    together; None before two moments are known. ``seconds_left`` follows from it.
+    ``sealed`` says that the run and all that is appended to it are. ``texts_per_second`` is over
+    the time between the first commit and the last of the newest part (the run itself, where
+    nothing was appended), all workers together; None before two moments of it are known.
+    ``seconds_left`` follows from it.
     """
 
     run: str
@@ -58,17 +60,18 @@ def run_progress(store: Store, run_id: str) -> RunProgress:
     claims: list[BlockClaim] = []
     plans = []
     names = part_names(store, run_id)
+    newest: list[BlockCommit] = []
     for name in names:
-        plan, found = store.read_plan(name), store.read_commits(name)
+        plan, newest = store.read_plan(name), store.read_commits(name)
         plans.append(plan)
-        commits += found
-        claims += _living_claims(store, name, committed={commit.block for commit in found})
+        commits += newest
+        claims += _living_claims(store, name, committed={commit.block for commit in newest})
     n_texts = sum(plan.n_texts for plan in plans)
     done = sum(commit.row_stop - commit.row_start for commit in commits)
-    speed = _speed(commits)
+    speed = _speed(newest)  # days may lie between a run and what is appended to it
     return RunProgress(
         run=run_id,
-        sealed=store.read_seal(names[-1]) is not None,
+        sealed=all(store.read_seal(name) is not None for name in names),
         blocks=sum(plan.n_blocks for plan in plans),
         blocks_committed=len(commits),
         texts=n_texts,

@@ -115,7 +115,8 @@ def fetch_result(store: Store, record: StageResult, folder: Path) -> Path:
     Raises
     ------
     CorruptError
-        If a file is missing, or not what was stored; nothing of it is kept.
+        If a file is missing, or not what was stored. That file is not written; of the others
+        some may be, so let a folder count only when this has returned.
     """
     source = _folder(record.subject, record.stage, record.made_from_digest)
 

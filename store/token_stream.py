@@ -69,6 +69,8 @@ class TokenStream:
             of the block or was added before. Nothing was added.
         """
         stop = self._check(start, arrays)
+        if stop == start:
+            return  # or a chunk that is stored would be begun anew
         self._there[start:stop] = True
         size = self._axis.rows_per_chunk
         for chunk in range(start // size, -(-stop // size)):

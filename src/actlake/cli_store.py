@@ -226,6 +226,7 @@ def store_repair(url: str, run: str, *, is_applied: bool, full: bool, as_json: b
 
 def _repair_command(found: Store, repair: RepairPlan) -> str | None:
     """Return what to run after the repair was applied, None where nothing is left to run."""
+    from .corpus import bundled_names
     from .models import control_names, organism_names
     from .store.command import extraction_command
 
@@ -242,5 +243,5 @@ def _repair_command(found: Store, repair: RepairPlan) -> str | None:
         found,
         plan,
         model=f"bundled:{plan.model.name}" if is_bundled else None,
-        corpus="bundled:demo" if plan.corpus == "demo" else None,
+        corpus=f"bundled:{plan.corpus}" if plan.corpus in bundled_names() else None,
     )

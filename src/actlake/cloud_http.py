@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .corpus.keyed_http import keyed_opener
 from .schemas.errors import CloudError, InvalidInputError
 
 __all__ = ["Api"]
@@ -18,13 +19,6 @@ __all__ = ["Api"]
 MAX_BYTES = 32 << 20
 _PASSING = {408, 429, 500, 502, 503, 504}
 _REPEATABLE = {"GET", "DELETE"}  # creating twice would rent two machines
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Follow nothing: urllib would send the key along to wherever it is sent."""
-
-    def redirect_request(self, *_: object, **__: object) -> None:
-        return None
 
 
 @dataclass(frozen=True)
@@ -109,8 +103,7 @@ class Api:
                 **({} if body is None else {"Content-Type": "application/json"}),
             },
         )
-        opener = urllib.request.build_opener(_NoRedirects)
-        with opener.open(request, timeout=self.timeout_seconds) as answer:
+        with keyed_opener().open(request, timeout=self.timeout_seconds) as answer:
             data = answer.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             msg = f"{self.name} answered more than {MAX_BYTES} bytes to {method} {path}"

@@ -199,6 +199,15 @@ def test_a_drawn_split_keeps_scenarios_whole_and_is_stratified():
         split_scenarios(texts, test_share=1.0)
 
 
+def test_a_scenario_of_two_categories_lies_in_one_split():
+    texts = [t.model_copy(update={"category": f"of {t.arm}"}) for t in corpus(10, 2)]
+    for seed in range(5):
+        split = split_scenarios(texts, test_share=0.4, seed=seed)
+        found = {(t.scenario, t.split) for t in split}
+        assert len(found) == 10
+        assert sum(name == "test" for _, name in found) == 4
+
+
 def test_a_dataset_folder_has_parquet_per_split_and_a_card_that_yaml_reads(tmp_path):
     texts = corpus()
     info = corpus_info(

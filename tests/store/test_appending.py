@@ -183,6 +183,19 @@ def test_two_runs_that_grew_are_aligned_by_text(filled):
     assert all(run["text"].values.tolist() == IDS[:16] for run in runs.values())
 
 
+def test_a_run_with_the_longest_name_can_be_appended_to(store):
+    name = "r" * 120
+    fill_store(store, run=name)
+    append(store, added_plan(run=name))
+    assert part_names(store, name) == [name, f"{name}~1"]
+    assert open_run(store, name).sizes["text"] == 16
+    assert verify_run(store, f"{name}~1").ok
+    plan = make_plan().to_dict()
+    for wrong in ("", "r" * 121, f"{'r' * 121}~1", "tiny~0", "tiny~1000"):
+        with pytest.raises(InvalidInputError, match="run"):
+            type(added_plan()).parse({**plan, "run": wrong})
+
+
 # -- what is refused
 
 

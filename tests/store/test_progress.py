@@ -10,8 +10,10 @@ from actlake.cli import cli
 from actlake.schemas import NotFoundError
 from actlake.store import run_progress
 from actlake.store.block_claims import BlockClaims
+from tests.store.appends import append
 from tests.store.forging import edit
 from tests.store.samples import block_values, make_plan, write_run
+from tests.store.small import fill_store, small_coords
 
 
 def test_commits_and_claims_of_all_workers_are_counted(any_store):
@@ -75,6 +77,25 @@ def test_speed_is_that_between_the_commits(store):
     assert now.seconds_left == pytest.approx(4 / (4 / 20))
     edit(store, "runs/tiny/commits/1.json", lambda commit: commit.update(committed_at="never"))
     assert run_progress(store, "tiny").texts_committed == 6
+
+
+def test_an_append_has_a_speed_of_its_own_and_nothing_is_sealed_before_all_is(store):
+    plan = fill_store(store, seal=False)
+    append(store)  # of 6 texts in 2 blocks, days later
+    times = {"": "01T00:00:00", "/appended/1": "05T00:00:00"}
+    for folder, day in times.items():
+        for block in range(3 if not folder else 2):
+            at = f"2030-01-{day[:-1]}{4 * block}+00:00"
+            edit(
+                store, f"runs/tiny{folder}/commits/{block}.json",
+                lambda commit, at=at: commit.update(committed_at=at),
+            )  # fmt: skip
+    now = run_progress(store, "tiny")
+    assert (now.blocks_committed, now.texts_committed, now.texts) == (5, 16, 16)
+    assert now.texts_per_second == pytest.approx(2 / 4)
+    assert not now.sealed
+    write_run(store, plan, blocks=[], coords=small_coords(plan))
+    assert run_progress(store, "tiny").sealed
 
 
 def test_the_command_shows_workers_and_watches_to_the_end(store):

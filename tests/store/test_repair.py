@@ -11,7 +11,7 @@ from actlake.store import apply_repair, create_store, open_run, plan_repair, ver
 from actlake.store.codec import encode_chunk
 from tests.store.forging import flip, forge, read
 from tests.store.memory import memory_store
-from tests.store.samples import block_values, make_values
+from tests.store.samples import block_values, make_plan, make_values, write_run
 from tests.store.small import fill_store, small_store
 
 FOLDER = "runs/tiny"
@@ -201,6 +201,16 @@ def test_the_command_prints_what_to_run_and_changes_nothing_unasked(tmp_path):
     assert applied.exit_code == 0
     assert "data digest may be another" in applied.stdout
     assert store.committed_blocks("tiny") == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "named"), [("empathy", "bundled:empathy"), ("mine", "mine.jsonl")]
+)
+def test_the_command_names_a_bundled_corpus_as_extract_reads_it(store, corpus, named):
+    write_run(store, make_plan().model_copy(update={"corpus": corpus}))
+    flip(store, CHUNK)
+    shown = CliRunner().invoke(cli, ["store", "repair", store.url, "tiny", "--json"])
+    assert f" --corpus {named} --store " in json.loads(shown.stdout)["command"]
 
 
 def test_another_run_is_untouched(store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ from actlake.store import (
     verify_run,
     write_card,
 )
+from actlake.store.backend import NoSpaceError
 from actlake.store.blocks import block_chunks, block_keys, place_of_key, rows_of_key
 from actlake.store.input_checks import static_arrays
 from actlake.store.layout import to_bytes
@@ -262,6 +264,18 @@ def test_a_chunk_is_stored_when_it_is_full_and_not_before(store):
     assert writer.pending_blocks() == [0, 1, 2]
 
 
+def test_no_tokens_change_nothing_wherever_they_are_added(store):
+    plan = with_tokens(make_plan())
+    writer = write_run(store, plan, blocks=[0, 2], seal=False)
+    values = block_values(plan, 1)[NAME]
+    for start in range(len(values)):
+        writer.add_tokens(1, start, {NAME: values[start : start + 1]})
+        writer.add_tokens(1, start, {NAME: values[:0]})
+    writer.write_block(1, pooled_values(plan, 1))
+    writer.seal()
+    np.testing.assert_array_equal(open_run(store, "tiny")[NAME].values, make_values(plan)[NAME])
+
+
 @pytest.mark.parametrize(
     ("start", "change", "said"),
     [
@@ -319,6 +333,67 @@ def test_another_writer_cannot_have_a_block_whose_tokens_are_coming(store):
         other.add_tokens(0, 0, {NAME: block_values(plan, 0)[NAME]})
     with pytest.raises(BlockClaimedError):
         other.write_block(0, block_values(plan, 0))
+
+
+class FullStorage:
+    """A storage with no room for the objects of one chunk, and slow with those of the next."""
+
+    def __init__(self, inner, *, full: str, slow: str, on_delete=lambda: None) -> None:
+        self._inner, self._full, self._slow, self._on_delete = inner, full, slow, on_delete
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def create(self, key, data):
+        if self._full in key:
+            raise NoSpaceError(key)
+        if self._slow in key:
+            time.sleep(0.3)
+        return self._inner.create(key, data)
+
+    def delete(self, key):
+        if "/c/" in key:
+            self._on_delete()
+        self._inner.delete(key)
+
+
+def chunks_there(store):
+    return [key for key, _ in store.backend.walk("runs/tiny/data.zarr") if NAME + "/c/" in key]
+
+
+def test_on_a_full_disk_the_claim_is_freed_after_the_objects_are_gone(store):
+    plan = with_tokens(make_plan())
+    writer = write_run(store, plan, blocks=[], seal=False)
+    other = write_run(store, plan, blocks=[], seal=False)
+    deleted_under: list[bool] = []
+
+    def note_the_claim():
+        try:
+            other.claim_block(1)
+        except BlockClaimedError:
+            deleted_under.append(True)
+        else:
+            deleted_under.append(False)
+
+    real = store.backend  # tokens 0 to 21 of block 1 are chunks 2 to 6
+    store.backend = FullStorage(real, full="/c/4/", slow="/c/5/", on_delete=note_the_claim)
+    with pytest.raises(NoSpaceError, match=r"block 1 .* was discarded"):
+        writer.add_tokens(1, 0, {NAME: block_values(plan, 1)[NAME]})
+    assert len(deleted_under) >= 4
+    assert all(deleted_under)
+    assert chunks_there(store) == []
+    store.backend = real
+    assert other.claim_block(1)
+
+
+def test_on_a_full_disk_no_object_comes_after_those_that_were_removed(store):
+    plan = with_tokens(make_plan())
+    writer = write_run(store, plan, blocks=[], seal=False)
+    store.backend = FullStorage(store.backend, full="/c/5/", slow="/c/6/")
+    writer.add_tokens(1, 0, {NAME: block_values(plan, 1)[NAME]})
+    with pytest.raises(NoSpaceError, match=r"block 1 .* was discarded"):
+        writer.write_block(1, pooled_values(plan, 1))
+    assert chunks_there(store) == []
 
 
 def test_memory_holds_the_chunks_that_are_begun_and_two_more(store):
