@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 DEMO ?= actlake-demo
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help demo test test-slow test-torch-free test-oracle test-vllm docs lint format clean
+.PHONY: help demo test test-slow test-torch-free test-oracle test-oldest test-vllm docs lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -42,10 +42,16 @@ test-torch-free: ## run the torch-free suite on the newest Python 3.12+
 	.venv-newest/bin/python -m pytest -m "not torch and not slow and not gpu" $(ARGS)
 
 # The sources come from this clone, all else from environments that clones share.
-test-oracle test-vllm: export PYTHONPATH = src
-test-oracle test-vllm: export HF_HUB_OFFLINE = 1
+test-oracle test-oldest test-vllm: export PYTHONPATH = src
+test-oracle test-oldest test-vllm: export HF_HUB_OFFLINE = 1
 test-oracle: ## hold captured activations against TransformerLens and nnsight
 	python=$$(sh tests/environment.sh oracle tests/oracle/requirements.txt $(PYTHON)) && "$$python" -m pytest tests/oracle $(ARGS)
+
+# It asks this torch's compiler, which ModernBERT uses, for what is deprecated there.
+OLDEST := $(addprefix tests/extract/test_,capture.py sites.py heads.py encoders.py checks.py) \
+    $(addprefix tests/steer/test_,intervention.py generation.py patching.py)
+test-oldest: ## test every architecture on the oldest transformers that is admitted
+	python=$$(sh tests/environment.sh oldest tests/oldest/requirements.txt $(PYTHON)) && "$$python" -m pytest -W ignore::DeprecationWarning -m "not slow and not gpu" $(OLDEST) $(ARGS)
 
 test-vllm: export OMP_NUM_THREADS = 1
 test-vllm: export VLLM_CPU_OMP_THREADS_BIND = nobind

@@ -37,7 +37,7 @@ def read_ratings(table: pd.DataFrame | str | Path, *, id_column: str = "text") -
         return table
     path = Path(table)
     if not path.is_file():
-        msg = f"no table of ratings at {path}; name a .csv or .parquet file"
+        msg = f"no table at {path}; name a .csv or .parquet file"
         raise NotFoundError(msg)
     suffix = path.suffix.lower()
     try:
@@ -110,7 +110,8 @@ def correlate_scores(
     Raises
     ------
     InvalidInputError
-        If a column is missing, a text is rated twice, or no scored text is rated.
+        If a column is missing, a text is rated twice, no scored text is rated, or no rating
+        is a number.
     """
     table = read_ratings(ratings, id_column=spec.id_column)
     _check_columns(scores, ["text", "score"], what="the scores")
@@ -132,6 +133,14 @@ def correlate_scores(
             f"none of the {known.nunique()} scored texts is in the {len(rated)} ratings: their "
             f"ids look like {known.head(SHOWN).tolist()} and {ids.head(SHOWN).tolist()}; name the "
             "column of the text ids"
+        )
+        raise InvalidInputError(msg)
+    given = table[spec.rating_column][ids.isin(known)].dropna()
+    if len(given) and pd.to_numeric(given, errors="coerce").isna().all():
+        msg = (
+            f"no rating of a scored text is a number: the column {spec.rating_column!r} has "
+            f"{given.unique().tolist()[:SHOWN]}, expected numbers from {spec.lowest:g} to "
+            f"{spec.highest:g}"
         )
         raise InvalidInputError(msg)
     where = _scenarios(scores, table, ids, scenarios)

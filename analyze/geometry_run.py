@@ -30,6 +30,7 @@ from .geometry import principal_axes
 from .inner_products import spaces
 from .jobs import Jobs, job_name, run_jobs
 from .schedule import Progress, one_blas_thread
+from .splits import read_labels
 from .table import dataset_provenance, plain_strings, relative_depth, write_table
 from .tidy import record_frame
 
@@ -77,8 +78,9 @@ def finite_rows(
     if broken.size:
         msg = (
             f"{where}: {broken.size} of {rows.size} rows have NaN or infinite values, the first "
-            f"are {texts[broken].tolist()[:3]}; expected finite activations. Resume the run if "
-            "it is not sealed, or verify it"
+            f"are {texts[broken].tolist()[:3]}; expected finite activations. Resume the run if it "
+            "is not sealed, verify it, or leave out the texts that store.finite_texts says are not "
+            "finite"
         )
         raise InvalidInputError(msg)
     return x
@@ -118,14 +120,15 @@ def geometry_run(
     Raises
     ------
     InvalidInputError
-        If contrasts share texts (``spec.shared``), a contrast has too few texts, or rows have
-        NaN.
+        If contrasts share texts (``spec.shared``), a contrast has too few texts, a label is not
+        1, 0 or −1, or rows have NaN.
     NotFoundError
         If the site or a pool is missing.
     """
     chosen, pools = run_pools(ds, site=site, pools=spec.pools)
     contrasts = select_contrasts(ds, spec)
-    label, split, variant = (np.asarray(ds[name].values) for name in ("label", "split", "variant"))
+    label = read_labels(ds)
+    split, variant = (np.asarray(ds[name].values) for name in ("split", "variant"))
     original = variant.astype(str) == "original"
     labelled = original & (label >= 0)
     in_train = labelled & (split.astype(str) == "train")

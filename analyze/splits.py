@@ -19,6 +19,7 @@ __all__ = [
     "generator_folds",
     "group_folds",
     "pair_table",
+    "read_labels",
     "scenario_folds",
     "split_fold",
 ]
@@ -111,6 +112,16 @@ def _strings(ds: xr.Dataset, name: str) -> Strings:
     return values
 
 
+def read_labels(ds: xr.Dataset) -> NDArray[np.int8]:
+    """Return the labels of all texts, dims (text,): 1, 0 or −1; InvalidInputError for others."""
+    label: NDArray[np.int8] = np.asarray(ds["label"].values)
+    strange = sorted(set(label.tolist()) - {-1, 0, 1})
+    if strange:
+        msg = f"labels must be 1 (positive), 0 (negative) or -1 (neutral), got {strange[:5]}"
+        raise InvalidInputError(msg)
+    return label
+
+
 def pair_table(ds: xr.Dataset) -> PairTable:
     """Return the complete pairs of the original texts of ``ds``.
 
@@ -128,11 +139,7 @@ def pair_table(ds: xr.Dataset) -> PairTable:
     if missing:
         msg = f"the dataset lacks the coordinates {missing}; open it with actlake.open_run"
         raise InvalidInputError(msg)
-    label = np.asarray(ds["label"].values)
-    strange = sorted(set(label.tolist()) - {-1, 0, 1})
-    if strange:
-        msg = f"labels must be 1 (positive), 0 (negative) or -1 (neutral), got {strange[:5]}"
-        raise InvalidInputError(msg)
+    label = read_labels(ds)
     text, pair, scenario = (_strings(ds, name) for name in ("text", "pair", "scenario"))
     split, subset, variant = (_strings(ds, name) for name in ("split", "subset", "variant"))
     blank = np.full(text.shape, "unknown")

@@ -9,7 +9,19 @@ from torch import nn
 
 from ..schemas import InvalidInputError
 
-__all__ = ["find_blocks", "replace_hidden", "unwrap_hidden"]
+__all__ = ["backbone_of", "find_blocks", "replace_hidden", "unwrap_hidden"]
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """Return a model without its language-model head; a model without one is its own backbone.
+
+    Gemma-3 of transformers 4.57 looks for its backbone under a name that it has not, and then
+    passes for its own: what lies under the head is asked for instead.
+    """
+    backbone = getattr(model, "base_model", model)
+    if backbone is model and getattr(model, "lm_head", None) is not None:
+        backbone = model.get_decoder()  # type: ignore[operator]
+    return backbone if isinstance(backbone, nn.Module) else model
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:

@@ -37,7 +37,7 @@ from ..schemas import (
     TokenizerInfo,
     digest_json,
 )
-from .blocks import find_blocks
+from .blocks import backbone_of, find_blocks
 from .sites import find_heads
 
 __all__ = ["LoadedModel", "ModelSource", "load_model", "pick_device", "resolve_source"]
@@ -88,11 +88,7 @@ class LoadedModel:
     @property
     def backbone(self) -> nn.Module:
         """The model without its language-model head."""
-        backbone = self.network.base_model
-        if not isinstance(backbone, nn.Module):
-            msg = f"{self.info.name}: expected a transformers model, got {type(self.model)}"
-            raise InvalidInputError(msg)
-        return backbone
+        return backbone_of(self.network)
 
     @property
     def network(self) -> nn.Module:
@@ -196,7 +192,7 @@ def load_model(
         with torch.device("meta"):
             network = auto.from_config(config, dtype=torch_dtype, attn_implementation=attention)
         # Of the shapes: packed weights of a quantised model are fewer numbers.
-        n_parameters = sum(p.numel() for p in network.base_model.parameters())
+        n_parameters = sum(p.numel() for p in backbone_of(network).parameters())
         if weights:
             places = device_map
             if places is None and _quantization(config) is not None:
@@ -216,7 +212,7 @@ def load_model(
             else:
                 target = _first_device(network, target)
     network.eval().requires_grad_(requires_grad=False)
-    backbone = network.base_model
+    backbone: Any = backbone_of(network)
     blocks = find_blocks(backbone)
     info = ModelInfo(
         name=source.name,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from .errors import InvalidInputError
 from .strict_json import load_json
@@ -34,6 +35,7 @@ def digest_json(value: object) -> str:
 _MARK = b'"digest": "sha256:'
 _HEX = 64
 _SHOWN_ERRORS = 20
+_MEMBERS = ("literal[", "constrained-", "tuple[", "function-")  # of unions, as pydantic calls them
 
 
 def _zeroed_digest(data: bytes) -> tuple[str, str]:
@@ -174,7 +176,8 @@ class Record(BaseModel):
     def _explain(cls, err: ValidationError) -> str:
         """Return one line that names every wrong key, what it got and what was expected."""
         parts = []
-        for item in err.errors(include_url=False)[:_SHOWN_ERRORS]:
+        found = _without_echoes(err.errors(include_url=False))
+        for item in found[:_SHOWN_ERRORS]:
             path = ".".join(_printable(p) for p in item["loc"])
             if item["type"] == "extra_forbidden":
                 *parents, last = item["loc"]
@@ -189,7 +192,7 @@ class Record(BaseModel):
                     shown = shown[:57] + "..."
                 got = f" (got {shown})" if path else ""
                 parts.append(f"{path + ': ' if path else ''}{reason}{got}")
-        n_more = err.error_count() - _SHOWN_ERRORS
+        n_more = len(found) - _SHOWN_ERRORS
         return "; ".join(parts) + (f"; and {n_more} more" if n_more > 0 else "")
 
     @classmethod
@@ -204,6 +207,26 @@ class Record(BaseModel):
                 return list(getattr(model, "model_fields", {}))
             model = _record_in(field.annotation) or model
         return list(model.model_fields)
+
+
+def _without_echoes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Return errors without those that only follow from others.
+
+    A value that fits no member of a union is one error, without the members in its path; a tuple
+    is not too short where its items are wrong.
+    """
+    kept: dict[tuple[int | str, ...], ErrorDetails] = {}
+    for item in errors:
+        names = (part for part in item["loc"] if not str(part).startswith(_MEMBERS))
+        loc = tuple(names)
+        known = kept.get(loc)
+        msg = item["msg"] if known is None else f"{known['msg']}, or: {item['msg']}"
+        kept[loc] = {**item, "loc": loc, "msg": msg}
+    return [
+        item
+        for loc, item in kept.items()
+        if item["type"] != "too_short" or not any(of[:-1] == loc for of in kept if of)
+    ]
 
 
 def _printable(part: int | str) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..extract import find_blocks, replace_hidden, unwrap_hidden
+from ..extract.blocks import backbone_of
 from ..extract.sites import find_taps, proven_sites
 from ..schemas import InvalidInputError
 from .operators import apply_operator, check_operator
@@ -98,7 +99,7 @@ def intervene(model: nn.Module, interventions: Sequence[Intervention]) -> Iterat
         If a layer or site does not exist, a width does not fit the model, a strength is not
         finite, or (while running) the batch has another shape than the one planned for.
     """
-    backbone = _backbone(model)
+    backbone = backbone_of(model)
     blocks = find_blocks(backbone)
     hidden_size = int(backbone.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
     for wanted in interventions:
@@ -118,11 +119,6 @@ def intervene(model: nn.Module, interventions: Sequence[Intervention]) -> Iterat
             for handle in _attach(blocks[layer], site, layer=layer, write=write, now=now):
                 hooks.callback(handle.remove)
         yield
-
-
-def _backbone(model: nn.Module) -> nn.Module:
-    inner = getattr(model, "base_model", model)
-    return inner if isinstance(inner, nn.Module) else model
 
 
 def check_intervention(wanted: Intervention, *, n_layers: int, hidden_size: int) -> None:

@@ -261,6 +261,11 @@ def compare_runs(
         scores = probe.scores[probe.scores["cv"] == probe.directions.attrs["cv"]]
         scores = scores if pool is None else scores[scores["pool"] == pool]
         scores = scores if method is None else scores[scores["method"] == method]
+        if scores.empty:
+            asked = " and ".join(f"{n} {v!r}" for n, v in (("pool", pool), ("method", method)) if v)
+            there = [f"{of_pool} {of_method}" for of_pool, of_method in probe.selected_layer]
+            msg = f"run {run!r} has no scores of {asked}; it has {', '.join(there) or 'none'}"
+            raise InvalidInputError(msg)
         for (of_pool, of_method), layer in probe.selected_layer.items():
             mine = scores[(scores["pool"] == of_pool) & (scores["method"] == of_method)]
             if between == "layer" and mine["layer"].nunique() > 1:

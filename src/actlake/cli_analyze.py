@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -280,8 +280,7 @@ def _print(outcomes: Sequence[AnalysisOutcome], results: Results, *, as_json: bo
     summary: list[dict[str, Any]] = []
     for outcome in outcomes:
         run, made = outcome.run, ("done", "was done")
-        states = "; ".join(f"{part} {state}" for part, state in outcome.parts.items())
-        say(f"{run or 'all runs'}: {states} ({outcome.seconds} s)")
+        say(f"{run or 'all runs'}: {_states(outcome.parts)} ({outcome.seconds} s)")
         folders = {
             part: str(results.stage(run or "", stage_name(part) if part in LAYERS else part))
             for part, state in outcome.parts.items()
@@ -307,6 +306,14 @@ def _print(outcomes: Sequence[AnalysisOutcome], results: Results, *, as_json: bo
     emit({"runs": listed, **shared, "summary": summary}, as_json=as_json, show=show)
     if any(outcome.errors for outcome in outcomes):
         raise click.exceptions.Exit(1)
+
+
+def _states(parts: Mapping[str, str]) -> str:
+    """Return what became of the parts; those that fared alike are named together."""
+    alike: dict[str, list[str]] = {}
+    for part, state in parts.items():
+        alike.setdefault(state, []).append(part)
+    return "; ".join(f"{', '.join(names)} {state}" for state, names in alike.items())
 
 
 def _was_given(context: click.Context, parameter: str) -> bool:

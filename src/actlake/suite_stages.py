@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 MIN_TEXTS = 4  # that runs need in common to be compared
+ONE_CORPUS = "models are compared on the same texts: extract them from one corpus"
 FORMATS = ("parquet", "csv")
 
 
@@ -93,7 +94,7 @@ def geometry_stage(job: AnalysisJob, run: str) -> str:
 def ablation_stage(job: AnalysisJob, run: str) -> str:
     """Ablate the words of a run that has its tokens, or lexical variants among its texts."""
     from .analyze import ablation_run
-    from .schemas import NotFoundError
+    from .analyze.ablation import NothingToAblateError
     from .store import open_run, read_texts
 
     spec = job.spec.ablation
@@ -109,7 +110,7 @@ def ablation_stage(job: AnalysisJob, run: str) -> str:
             result = ablation_run(
                 ds, texts, spec=spec, site=job.site, scheduler=job.scheduler, progress=progress
             )
-    except NotFoundError as err:  # neither tokens nor variants
+    except NothingToAblateError as err:
         raise LeftOutError(str(err)) from err
     keep_ablation(job.store, run, job.results, result, key=key)
     return "done"
@@ -225,7 +226,7 @@ def models_stage(job: AnalysisJob, runs: Sequence[str]) -> str:
         return "was done"
     groups, _ = _groups(job, list(probes))
     if not groups:
-        msg = f"the runs {[*probes]} have fewer than {MIN_TEXTS} texts in common"
+        msg = f"the runs {[*probes]} have fewer than {MIN_TEXTS} texts in common; {ONE_CORPUS}"
         raise LeftOutError(msg)
     parts: dict[str, Any] = {
         run: load_part("probe", job.results.stage(run, stage_name("probe"))) for run in probes
@@ -300,8 +301,9 @@ def _compare(
     from .analyze.table import write_table
     from .store import open_runs
 
+    runs = list(dict.fromkeys(runs))
     if len(runs) < 2:
-        msg = f"a comparison needs two runs or more, got {list(runs)}"
+        msg = f"a comparison needs two runs or more, got {runs}"
         raise LeftOutError(msg)
     contents = job.contents(runs)
     key = stage_key(digest_json(contents), **{name: spec}) | {"runs": contents, "site": job.site}
@@ -309,7 +311,7 @@ def _compare(
         return "was done"
     groups, alone = _groups(job, runs)
     if not groups:
-        msg = f"the runs {list(runs)} have fewer than {MIN_TEXTS} texts in common"
+        msg = f"the runs {runs} have fewer than {MIN_TEXTS} texts in common; {ONE_CORPUS}"
         raise LeftOutError(msg)
     frames: list[pd.DataFrame] = []
     for group in groups:

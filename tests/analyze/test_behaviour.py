@@ -173,7 +173,7 @@ def test_tables_that_do_not_fit_are_refused(tmp_path):
         correlate_scores(scores, ratings.assign(text="x" + ratings.text), spec=SPEC)
     with pytest.raises(InvalidInputError, match="one score per text"):
         correlate_scores(pd.concat([scores, scores]), ratings, spec=SPEC)
-    with pytest.raises(NotFoundError, match="no table of ratings"):
+    with pytest.raises(NotFoundError, match="no table at"):
         read_ratings(tmp_path / "none.csv")
     (tmp_path / "r.xlsx").write_text("x")
     with pytest.raises(InvalidInputError, match=r"read from \.csv or \.parquet, got \.xlsx"):

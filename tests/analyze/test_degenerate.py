@@ -198,7 +198,8 @@ def test_models_without_common_texts_are_left_out_in_words(synthetic_run, tmp_pa
     job = AnalysisJob(store, Results(tmp_path / "results"), SPEC, scheduler="synchronous")
     *_, together = analyze_suite(job, ["a", "b"])
     assert together.parts["similarity"] == (
-        "left out: the runs ['a', 'b'] have fewer than 4 texts in common"
+        "left out: the runs ['a', 'b'] have fewer than 4 texts in common; models are compared on "
+        "the same texts: extract them from one corpus"
     )
     assert together.parts["transfer"].startswith("left out: the runs")
     assert not together.errors

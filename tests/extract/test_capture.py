@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actlake.extract import LoadedModel, TokenRow, TransformersEngine, find_blocks, unwrap_hidden
+from actlake.extract.blocks import backbone_of
 from actlake.extract.capture import PooledCapture, PoolMasks
 from actlake.extract.loading import ModelSource
 from actlake.schemas import InvalidInputError, ModelInfo, Pool, Text, TokenizerInfo
@@ -131,7 +132,7 @@ def test_the_last_layer_is_captured_before_the_final_norm(name):
     with torch.inference_mode():
         out = model(torch.from_numpy(row.ids).long()[None], output_hidden_states=True)
         seen = run(model, [row])["resid_post_last_response"][0, 3]
-        backbone = model.base_model
+        backbone = backbone_of(model)
         norm = next(
             getattr(backbone, n) for n in ("norm", "ln_f", "final_layer_norm", "final_layernorm")
             if hasattr(backbone, n)
