@@ -11,7 +11,7 @@ import numpy as np
 
 from ..extract import LoadedModel, TokenRow
 from ..extract.costs import Speed, probe_speed
-from .scoring import Condition, condition_batches, score_rows
+from .scoring import Condition, ScoreEngine, condition_batches, score_rows
 
 __all__ = ["PatchCost", "Trial", "describe_cost", "weigh_rows"]
 
@@ -125,8 +125,12 @@ def weigh_rows(
     *,
     batch_tokens: int,
     layer: int | Sequence[int] = 0,
+    engine: ScoreEngine | None = None,
 ) -> PatchCost:
-    """Return what :func:`~actlake.steer.score_rows` would run; no weights are needed."""
+    """Return what :func:`~actlake.steer.score_rows` would run; no weights are needed.
+
+    ``engine`` is what runs pieces on trial; None is the model in this process.
+    """
     lengths = [rows[condition.row].n_tokens for condition in conditions]
     order = np.argsort(lengths, kind="stable")
 
@@ -149,6 +153,7 @@ def weigh_rows(
             layer=layer,
             positions="all",
             batch_tokens=batch_tokens,
+            engine=engine,
         )
         return tokens_of(chosen)[1]
 

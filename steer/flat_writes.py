@@ -17,6 +17,7 @@ import torch
 
 from ..extract.flat_pooling import Piece
 from ..schemas import InvalidInputError
+from .flat_reads import FlatRead, Reading
 from .intervention import Intervention
 from .operators import apply_operator
 
@@ -103,12 +104,13 @@ def _shared(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class FlatWrites:
     """The prompts of a batch one behind another, and what is written while they run.
 
-    ``ids`` (token,) holds the rows of ``bounds`` (row + 1,).
+    ``ids`` (token,) holds the rows of ``bounds`` (row + 1,); ``read`` is what is read meanwhile.
     """
 
     ids: np.ndarray
     bounds: np.ndarray
     writes: tuple[FlatWrite, ...]
+    read: FlatRead | None = None
 
     @classmethod
     def flatten(
@@ -157,6 +159,7 @@ class FlatWrites:
                 value = getattr(write, part.name)
                 if isinstance(value, np.ndarray):
                     out[f"{i}/{part.name}"] = value
+        out |= {} if self.read is None else self.read.arrays()
         return out | {"words": np.frombuffer(json.dumps(words).encode(), dtype=np.uint8)}
 
     @classmethod
@@ -169,16 +172,21 @@ class FlatWrites:
                 n.removeprefix(head): a for n, a in arrays.items() if n.startswith(head)
             }
             writes.append(FlatWrite(**parts, **{**words, "layers": tuple(words["layers"])}))
-        return cls(arrays["ids"], arrays["bounds"], tuple(writes))
+        return cls(arrays["ids"], arrays["bounds"], tuple(writes), FlatRead.from_arrays(arrays))
 
     def places(self) -> dict[tuple[int, str], list[int]]:
-        """Return which writes each (layer, site) has, in the order in which they act."""
+        """Return which writes each (layer, site) has, in the order in which they act.
+
+        A place that is read alone has none.
+        """
         out: dict[tuple[int, str], list[int]] = {}
         # What a block returned is written before what the next one reads.
         order = sorted(range(len(self.writes)), key=lambda i: self.writes[i].site == "resid_pre")
         for i in order:
             for place in self.writes[i].places():
                 out.setdefault(place, []).append(i)
+        if self.read is not None:
+            out.setdefault(self.read.place, [])
         return out
 
 
@@ -207,7 +215,12 @@ class FlatStep:
     """One forward pass: where its tokens belong, and what is written into which of them."""
 
     def __init__(
-        self, plan: FlatWrites, pieces: Sequence[Piece], *, tables: Sequence[Table]
+        self,
+        plan: FlatWrites,
+        pieces: Sequence[Piece],
+        *,
+        tables: Sequence[Table],
+        reading: Reading | None = None,
     ) -> None:
         self.pieces = tuple(pieces)
         self.fired: dict[tuple[int, str], int] = dict.fromkeys(plan.places(), 0)
@@ -228,6 +241,11 @@ class FlatStep:
             self.n_writes += int(mask.sum()) * len(write.layers)
             chosen = _Selected(*(torch.from_numpy(a[mask]).to(device) for a in (at, rows, token)))
             self._chosen.append((table, chosen))
+        self._reading = reading
+        if reading is not None:
+            mask = in_prompt & reading.read.touched[token]
+            self._read_at = torch.from_numpy(at[mask]).to(reading.device)
+            self._read_slots = reading.slots(token[mask])
         self._of_place = {
             place: [i for i in writes if len(self._chosen[i][1].at)]
             for place, writes in plan.places().items()
@@ -264,6 +282,8 @@ class FlatStep:
         None where no token of this pass is touched: then nothing may change, not one bit.
         """
         self.fired[place] += 1
+        if self._reading is not None and place == self._reading.read.place:
+            self._reading.record(stream[self._read_at], self._read_slots)
         writes = [self._chosen[i] for i in self._of_place[place]]
         if not writes:
             return None

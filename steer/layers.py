@@ -10,7 +10,7 @@ import pandas as pd
 from ..extract import LoadedModel, render_texts
 from ..schemas import CaptureSpec, Direction, InvalidInputError, Pair
 from .costs import PatchCost, weigh_rows
-from .scoring import Condition, log_prob_differences
+from .scoring import Condition, ScoreEngine, log_prob_differences
 from .sweep import check_direction, with_random
 
 __all__ = ["compare_layers", "weigh_layers"]
@@ -28,6 +28,7 @@ def compare_layers(
     n_random: int = N_RANDOM,
     seed: int = 0,
     batch_tokens: int = 16384,
+    engine: ScoreEngine | None = None,
 ) -> pd.DataFrame:
     """Return the effect of one class separation at each layer beside its placebo, best first.
 
@@ -46,6 +47,8 @@ def compare_layers(
         Pairs that the reported sweep does not use.
     n_random
         Random directions per layer, at least one.
+    engine
+        What runs the model; None is the model in this process.
 
     Raises
     ------
@@ -72,6 +75,7 @@ def compare_layers(
             layer=direction.layer,
             positions=positions,
             batch_tokens=batch_tokens,
+            engine=engine,
         )
         effects = (difference[:, 0] - difference[:, 1]).mean(axis=-1) / 2
         placebo = float(np.sqrt(np.mean(effects[1:] ** 2)))
@@ -96,6 +100,7 @@ def weigh_layers(
     capture: CaptureSpec,
     n_random: int = N_RANDOM,
     batch_tokens: int = 16384,
+    engine: ScoreEngine | None = None,
 ) -> PatchCost:
     """Return what :func:`compare_layers` of so many layers would run; no weights are needed."""
     texts = [t for pair in pairs for t in (pair.positive, pair.negative)]
@@ -106,5 +111,5 @@ def weigh_layers(
         for alpha in (1.0, -1.0)
         for row in range(len(rows))
     ]
-    one = weigh_rows(loaded, rows, conditions, batch_tokens=batch_tokens)
+    one = weigh_rows(loaded, rows, conditions, batch_tokens=batch_tokens, engine=engine)
     return sum([one] * n_layers, PatchCost())

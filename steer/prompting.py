@@ -20,10 +20,10 @@ from ..schemas import (
     Turn,
 )
 from .costs import PatchCost, weigh_rows
-from .scoring import Condition, score_rows
+from .scoring import Condition, ScoreEngine, score_rows
 from .sweep import METRIC, SweepResult, bootstrap_over, prompt_set
 
-__all__ = ["prompt_baseline", "weigh_prompts"]
+__all__ = ["prompt_baseline", "prompt_rows", "weigh_prompts"]
 
 _ARMS: tuple[Literal["positive", "negative"], ...] = ("positive", "negative")
 _ZERO: dict[str, Any] = {
@@ -42,6 +42,7 @@ def prompt_baseline(
     spec: SteerSpec,
     capture: CaptureSpec,
     batch_tokens: int = 16384,
+    engine: ScoreEngine | None = None,
 ) -> SweepResult:
     """Return what asking for it does to the log-prob difference (Wu et al. 2501.17148, AxBench).
 
@@ -57,7 +58,7 @@ def prompt_baseline(
     InvalidInputError
         If a text is too long with its instruction, or has token ids of its own.
     """
-    rows, words, how = _rows_of(loaded, pairs, personas, capture)
+    rows, words, how = prompt_rows(loaded, pairs, personas, capture=capture)
     conditions = [Condition(row, 0, 0.0) for row in range(len(rows))]
     scores = score_rows(
         loaded,
@@ -67,6 +68,7 @@ def prompt_baseline(
         layer=0,
         positions=spec.positions,
         batch_tokens=batch_tokens,
+        engine=engine,
     ).reshape(1 + len(words), len(pairs), 2)
     difference = scores[..., 0] - scores[..., 1]
     shift = difference[1:] - difference[:1]
@@ -119,15 +121,16 @@ def weigh_prompts(
     *,
     capture: CaptureSpec,
     batch_tokens: int = 16384,
+    engine: ScoreEngine | None = None,
 ) -> PatchCost:
     """Return what :func:`prompt_baseline` would run; no weights are needed."""
-    rows, _, _ = _rows_of(loaded, pairs, personas, capture)
+    rows, _, _ = prompt_rows(loaded, pairs, personas, capture=capture)
     conditions = [Condition(row, 0, 0.0) for row in range(len(rows))]
-    return weigh_rows(loaded, rows, conditions, batch_tokens=batch_tokens)
+    return weigh_rows(loaded, rows, conditions, batch_tokens=batch_tokens, engine=engine)
 
 
-def _rows_of(
-    loaded: LoadedModel, pairs: Sequence[Pair], personas: PersonaSet, capture: CaptureSpec
+def prompt_rows(
+    loaded: LoadedModel, pairs: Sequence[Pair], personas: PersonaSet, *, capture: CaptureSpec
 ) -> tuple[list[TokenRow], list[tuple[str, int, str]], str]:
     """Return the texts as they are, then under each instruction; the instructions; where."""
     given = {"positive": personas.positive, "negative": personas.negative}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from .positions import Positions
 __all__ = [
     "Condition",
     "PaddedRows",
+    "ScoreEngine",
     "additions",
     "angle_degrees",
+    "angles_of",
     "condition_batches",
     "log_prob_differences",
     "mean_residual_norm",
@@ -49,6 +52,34 @@ class PaddedRows:
     attended: torch.Tensor
     response: torch.Tensor
     steered: torch.Tensor
+
+
+class ScoreEngine(Protocol):
+    """What runs the model in place of this process, such as :class:`VllmSteering`."""
+
+    def score_rows(
+        self,
+        rows: Sequence[TokenRow],
+        conditions: Sequence[Condition],
+        *,
+        directions: np.ndarray,
+        layer: int | Sequence[int],
+        positions: str,
+    ) -> np.ndarray:
+        """Return what :func:`score_rows` does."""
+        ...
+
+    def angle_degrees(
+        self,
+        rows: Sequence[TokenRow],
+        *,
+        directions: np.ndarray,
+        alphas: Sequence[float] | np.ndarray,
+        layer: int,
+        positions: str,
+    ) -> np.ndarray:
+        """Return what :func:`angle_degrees` does."""
+        ...
 
 
 def steered_mask(row: TokenRow, positions: str, *, bos: int | None) -> np.ndarray:
@@ -173,6 +204,7 @@ def score_rows(
     layer: int | Sequence[int],
     positions: str,
     batch_tokens: int,
+    engine: ScoreEngine | None = None,
 ) -> np.ndarray:
     """Return the mean log-probability per response token of each condition, (condition,).
 
@@ -191,7 +223,13 @@ def score_rows(
         See :func:`steered_mask`.
     batch_tokens
         Upper bound of rows x longest row of a batch; on a CPU 2048 at most.
+    engine
+        What runs the model, in batches of its own; None is the model in this process.
     """
+    if engine is not None:
+        return engine.score_rows(
+            rows, conditions, directions=directions, layer=layer, positions=positions
+        )
     network, device = loaded.network, loaded.device
     out = np.empty(len(conditions))
     for chosen in condition_batches(loaded, rows, conditions, batch_tokens=batch_tokens):
@@ -221,6 +259,7 @@ def log_prob_differences(
     layer: int | Sequence[int],
     positions: str,
     batch_tokens: int,
+    engine: ScoreEngine | None = None,
 ) -> np.ndarray:
     """Return positive minus negative completion, (direction, alpha, pair), in nats per token.
 
@@ -241,6 +280,7 @@ def log_prob_differences(
         layer=layer,
         positions=positions,
         batch_tokens=batch_tokens,
+        engine=engine,
     ).reshape(len(directions), len(alphas), len(rows) // 2, 2)
     return np.asarray(scores[..., 0] - scores[..., 1])
 
@@ -276,14 +316,19 @@ def angle_degrees(
     alphas: Sequence[float] | np.ndarray,
     layer: int,
     positions: str,
+    engine: ScoreEngine | None = None,
 ) -> np.ndarray:
     """Return the mean angle between the residual before and after steering, in degrees.
 
-    Taken over the steered positions of unsteered forward passes; (direction, alpha). With norm n
-    and projection p of a residual, cos = (n² + αp) / (n √(n² + 2αp + α²)).
+    Taken over the steered positions of unsteered forward passes; (direction, alpha). ``engine``
+    is as for :func:`score_rows`.
     """
+    if engine is not None:
+        return engine.angle_degrees(
+            rows, directions=directions, alphas=alphas, layer=layer, positions=positions
+        )
     vectors = torch.from_numpy(np.ascontiguousarray(directions, dtype=np.float32))
-    strengths = torch.from_numpy(np.atleast_2d(np.asarray(alphas, dtype=np.float64)))
+    strengths = np.atleast_2d(np.asarray(alphas, dtype=np.float64))
     block = find_blocks(loaded.backbone)[layer]
     total = torch.zeros(len(vectors), strengths.shape[1], dtype=torch.float64)
     count = 0
@@ -296,15 +341,24 @@ def angle_degrees(
             )
             loaded.backbone(input_ids=batch.ids.to(loaded.device), use_cache=False)
             hidden = seen.pop().float().cpu()[batch.steered]
-            norm = hidden.norm(dim=-1).double()[:, None, None]
-            projected = (hidden @ vectors.T).double()[:, :, None]
-            after = (norm**2 + 2 * strengths * projected + strengths**2).clamp_min(1e-30).sqrt()
-            cosine = (norm**2 + strengths * projected) / (norm * after)
-            total += torch.rad2deg(torch.arccos(cosine.clamp(-1, 1))).sum(dim=0)
+            total += angles_of(hidden.norm(dim=-1), hidden @ vectors.T, strengths).sum(dim=0)
             count += len(hidden)
     finally:
         handle.remove()
     return (total / count).numpy()
+
+
+def angles_of(norm: torch.Tensor, projected: torch.Tensor, alphas: np.ndarray) -> torch.Tensor:
+    """Return the angle by which steering turns each residual, in degrees (token, direction, alpha).
+
+    With norm n (token,) and projection p (token, direction) of a residual,
+    cos = (n² + αp) / (n √(n² + 2αp + α²)). ``alphas`` are (alpha,) or (direction, alpha).
+    """
+    strengths = torch.from_numpy(np.atleast_2d(np.asarray(alphas, dtype=np.float64)))
+    norm, projected = norm.double()[:, None, None], projected.double()[:, :, None]
+    after = (norm**2 + 2 * strengths * projected + strengths**2).clamp_min(1e-30).sqrt()
+    cosine = (norm**2 + strengths * projected) / (norm * after)
+    return torch.rad2deg(torch.arccos(cosine.clamp(-1, 1)))
 
 
 @torch.inference_mode()

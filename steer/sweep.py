@@ -21,7 +21,7 @@ from ..schemas import (
     SteerSpec,
 )
 from .costs import PatchCost, Trial
-from .scoring import angle_degrees
+from .scoring import ScoreEngine, angle_degrees
 from .sweep_arms import SweepPlan, check_direction, plan_sweep, with_random
 from .sweep_runs import measure_sweep, weigh_conditions
 
@@ -96,6 +96,7 @@ def sweep_direction(
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     batch_tokens: int = 16384,
+    engine: ScoreEngine | None = None,
 ) -> SweepResult:
     """Return the effect of a direction on the log-prob difference, beside its placebos.
 
@@ -121,6 +122,8 @@ def sweep_direction(
         with more strengths, directions or pairs measures those.
     progress
         Called with the conditions (direction, strength, pair) done and in all.
+    engine
+        What runs the model, such as :class:`VllmSteering`; None is the model in this process.
 
     Raises
     ------
@@ -138,9 +141,10 @@ def sweep_direction(
         batch_tokens=batch_tokens,
         folder=folder,
         progress=progress,
+        engine=engine,
     )
     shift = difference - difference[:, [plan.alphas.index(0.0)], :]
-    angles = _angles(loaded, rows, plan, positions=spec.positions)
+    angles = _angles(loaded, rows, plan, positions=spec.positions, engine=engine)
     units = _units_table(plan, angles)
     samples = _samples_table(pairs, units, difference, shift)
     return SweepResult(_rows_table(pairs, plan, units, spec=spec, shift=shift), samples)
@@ -157,6 +161,7 @@ def weigh_direction(
     placebos: Sequence[Direction] = (),
     folder: Path | None = None,
     batch_tokens: int = 16384,
+    engine: ScoreEngine | None = None,
 ) -> PatchCost:
     """Return what :func:`sweep_direction` would run: passes, rows, tokens; no weights are needed.
 
@@ -166,14 +171,15 @@ def weigh_direction(
     plan = plan_sweep(loaded.info, direction, spec=spec, mean_norm=mean_norm, placebos=placebos)
     rows = _rows_of(loaded, pairs, capture)
     cost = weigh_conditions(
-        loaded, rows, plan, positions=spec.positions, folder=folder, batch_tokens=batch_tokens
-    )
+        loaded, rows, plan, positions=spec.positions, folder=folder, batch_tokens=batch_tokens,
+        engine=engine,
+    )  # fmt: skip
     n_layers, tokens = len(plan.layers), sum(row.n_tokens for row in rows[::2])
 
     def measure_angles(rng: np.random.Generator, size: int) -> int:
         start = 2 * int(rng.integers(max(1, len(pairs) - size + 1)))
         chosen = rows[start : start + 2 * size]
-        _angles(loaded, chosen, plan, positions=spec.positions)
+        _angles(loaded, chosen, plan, positions=spec.positions, engine=engine)
         return n_layers * sum(row.n_tokens for row in chosen[::2])
 
     trial = Trial(n_layers * tokens, measure_angles)
@@ -187,7 +193,12 @@ def _rows_of(loaded: LoadedModel, pairs: Sequence[Pair], capture: CaptureSpec) -
 
 
 def _angles(
-    loaded: LoadedModel, rows: Sequence[TokenRow], plan: SweepPlan, *, positions: str
+    loaded: LoadedModel,
+    rows: Sequence[TokenRow],
+    plan: SweepPlan,
+    *,
+    positions: str,
+    engine: ScoreEngine | None,
 ) -> np.ndarray:
     """Return the angles at each layer by itself, as a mean over the layers, (direction, alpha).
 
@@ -201,6 +212,7 @@ def _angles(
             alphas=[alpha * plan.ratios[k] for alpha in plan.alphas],
             layer=layer,
             positions=positions,
+            engine=engine,
         )
         for k, layer in enumerate(plan.layers)
     ]

@@ -14,7 +14,7 @@ from ..extract import LoadedModel, TokenRow
 from ..schemas import digest_json
 from .costs import PatchCost, weigh_rows
 from .kept import KeptRows
-from .scoring import Condition, condition_batches, score_rows
+from .scoring import Condition, ScoreEngine, condition_batches, score_rows
 from .sweep_arms import SweepPlan
 
 __all__ = ["measure_sweep", "weigh_conditions"]
@@ -77,6 +77,7 @@ def measure_sweep(
     batch_tokens: int,
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    engine: ScoreEngine | None = None,
 ) -> np.ndarray:
     """Return positive minus negative completion, (direction, alpha, pair), in nats per token.
 
@@ -108,6 +109,7 @@ def measure_sweep(
             layer=plan.layers,
             positions=positions,
             batch_tokens=batch_tokens,
+            engine=engine,
         ).reshape(-1, 2)
         values.loc[part.index, "difference"] = scores[:, 0] - scores[:, 1]
         if kept is not None:
@@ -139,6 +141,7 @@ def weigh_conditions(
     positions: str,
     folder: Path | None,
     batch_tokens: int,
+    engine: ScoreEngine | None = None,
 ) -> PatchCost:
     """Return what :func:`measure_sweep` would run."""
     todo = _wanted(rows, plan)
@@ -146,4 +149,6 @@ def weigh_conditions(
     if kept is not None:
         todo = kept.missing(todo)
     conditions = _conditions(todo, plan)
-    return weigh_rows(loaded, rows, conditions, batch_tokens=batch_tokens, layer=plan.layers)
+    return weigh_rows(
+        loaded, rows, conditions, batch_tokens=batch_tokens, layer=plan.layers, engine=engine
+    )

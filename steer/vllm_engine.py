@@ -6,15 +6,17 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..extract import LoadedModel, TokenRow
-from ..extract.vllm_calls import pack_arrays
+from ..extract.vllm_calls import pack_arrays, unpack_arrays
 from ..extract.vllm_host import TRIAL_IDS, VllmHost
 from ..schemas import InvalidInputError, SteeredTextsSpec
+from .flat_reads import FlatRead
 from .flat_writes import FlatWrites
 from .generation import (
     Generated,
@@ -27,7 +29,7 @@ from .generation import (
 )
 from .intervention import Intervention, check_intervention
 from .positions import Positions
-from .scoring import Condition, pad_rows
+from .scoring import Condition, additions, angles_of, pad_rows
 from .vllm_worker import NOISE
 
 __all__ = ["VllmSteering"]
@@ -237,46 +239,62 @@ class VllmSteering:
         conditions: Sequence[Condition],
         *,
         directions: np.ndarray,
-        layer: int,
+        layer: int | Sequence[int],
         positions: str,
     ) -> np.ndarray:
         """Return the mean log-probability per response token of each condition, (condition,).
 
         :func:`score_rows` with vLLM; a row needs room for one token more.
         """
-        vectors = torch.from_numpy(np.ascontiguousarray(directions, dtype=np.float32))
         out = np.empty(len(conditions))
         for start in range(0, len(conditions), _SCORED_AT_ONCE):
             chosen = conditions[start : start + _SCORED_AT_ONCE]
             bos = self._loaded.tokenizer.bos_token_id
             texts = [rows[condition.row] for condition in chosen]
             batch = pad_rows(texts, pad_id=0, positions=positions, bos=bos)
-            addition = Intervention(
-                "add",
-                (layer,),
-                torch.tensor([condition.alpha for condition in chosen], dtype=torch.float32),
-                Positions(batch.steered),
-                vectors=vectors[[condition.direction for condition in chosen]],
-            )
-            found = self._run(
-                batch.ids, batch.attended, [addition], max_tokens=1, prompt_logprobs=0
-            )
+            writes = additions(chosen, directions=directions, layer=layer, steered=batch.steered)
+            found = self._run(batch.ids, batch.attended, writes, max_tokens=1, prompt_logprobs=0)
             for i, (row, text) in enumerate(zip(found, texts, strict=True), start=start):
                 (where,) = text.response.nonzero()
                 picked = [row.prompt_logprobs[t][int(text.ids[t])].logprob for t in where]
                 out[i] = np.mean(picked)
         return out
 
+    def angle_degrees(
+        self,
+        rows: Sequence[TokenRow],
+        *,
+        directions: np.ndarray,
+        alphas: Sequence[float] | np.ndarray,
+        layer: int,
+        positions: str,
+    ) -> np.ndarray:
+        """Return the mean angle between the residual before and after steering, in degrees.
+
+        :func:`angle_degrees` with vLLM, whose workers give the norms and projections of unsteered
+        states; a row needs room for one token more, and none may come from a cache.
+        """
+        bos = self._loaded.tokenizer.bos_token_id
+        batch = pad_rows(rows, pad_id=0, positions=positions, bos=bos)
+        touched = batch.steered[batch.attended.bool()].numpy()
+        read = FlatRead(layer, np.ascontiguousarray(directions, dtype=np.float32), touched)
+        self._run(batch.ids, batch.attended, [], read=read, max_tokens=1)
+        answer = self._host.call("actlake_steer_read")[0]
+        values = torch.from_numpy(unpack_arrays(answer)["values"])
+        return angles_of(values[:, 0], values[:, 1:], np.asarray(alphas)).mean(dim=0).numpy()
+
     def _run(
         self,
         ids: torch.Tensor,
         attended: torch.Tensor,
         interventions: Sequence[Intervention],
+        *,
+        read: FlatRead | None = None,
         **params: Any,  # noqa: ANN401
     ) -> list[Any]:
         """Return vLLM's outputs for the rows of a batch."""
         self._check(ids, attended, interventions, n_new=params["max_tokens"])
-        plan = FlatWrites.flatten(ids, attended, interventions)
+        plan = replace(FlatWrites.flatten(ids, attended, interventions), read=read)
         self._begin(plan)
         found = self._host.generate(plan.rows(), salts=plan.salts(), **params)
         # The last token that is generated is not run.

@@ -17,9 +17,10 @@ from torch import nn
 
 from ..extract.blocks import find_blocks
 from ..extract.vllm_batch import Failures, check_runner, label_pieces, query_starts, read_inputs
-from ..extract.vllm_calls import answered, end_with, unpack_arrays
+from ..extract.vllm_calls import answered, end_with, pack_arrays, unpack_arrays
 from ..extract.vllm_proof import Proof
 from ..schemas import InvalidInputError
+from .flat_reads import Reading
 from .flat_writes import FlatStep, FlatWrites, Table
 from .vllm_writes import attach_write
 
@@ -69,6 +70,11 @@ class SteerExtension:
         """
         return json.dumps(self._actlake_steering().end(unpack_arrays(request)["n_run"])).encode()
 
+    @answered
+    def actlake_steer_read(self) -> bytes:
+        """Return what was read since the last begin, as an array ``values``."""
+        return pack_arrays({"values": self._actlake_steering().values()})
+
     def _actlake_steering(self) -> _Steering:
         if self.actlake_steering is None:
             msg = "no model is looked at; attach comes first"
@@ -87,6 +93,7 @@ class _Steering:
         self._device = next(self._model.parameters()).device
         self._plan: FlatWrites | None = None
         self._tables: list[Table] = []
+        self._reading: Reading | None = None
         self._step: FlatStep | None = None
         self._mismatches: list[torch.Tensor] = []
         self._seen: np.ndarray = np.zeros(0, dtype=np.int64)
@@ -102,6 +109,7 @@ class _Steering:
         plan = FlatWrites.from_arrays(arrays)
         self._plan, self._step = plan, None
         self._tables = [Table(write, device=self._device) for write in plan.writes]
+        self._reading = None if plan.read is None else Reading(plan.read, device=self._device)
         self._mismatches, self._failures = [], Failures()
         self._seen = np.zeros(len(plan.bounds) - 1, dtype=np.int64)
         self._counts = dict.fromkeys(self._counts, 0)
@@ -139,6 +147,13 @@ class _Steering:
         proof, self._proof = self._proof, None
         return {**self._counts, **({} if proof is None else self._judge(proof))}
 
+    def values(self) -> np.ndarray:
+        """Return what was read, (token, 1 + direction)."""
+        if self._reading is None:
+            msg = "nothing was to be read"
+            raise InvalidInputError(msg)
+        return self._reading.values()
+
     def _judge(self, proof: Proof) -> dict[str, Any]:
         sites, output = proof.sites(), proof.output
         if self._clean is None:
@@ -166,7 +181,7 @@ class _Steering:
                 if piece.start < self._seen[piece.row]:  # preempted, it begins again
                     self._counts["n_recomputed"] += 1
                 self._seen[piece.row] = piece.start + piece.count
-            step = FlatStep(self._plan, pieces, tables=self._tables)
+            step = FlatStep(self._plan, pieces, tables=self._tables, reading=self._reading)
             ids, positions = read_inputs(self._runner, self._model, args, kwargs)
             self._mismatches.append(step.mismatch(ids, positions, starts))
             self._step = step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,23 +18,52 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .extract import LoadedModel
-    from .schemas import SteeredTextsSpec
+    from .schemas import ExtractSpec, SteeredTextsSpec
     from .steer import RowEngine
 
-__all__ = ["generate"]
+__all__ = ["engine_options", "generate", "read_engine"]
 
 _path = click.Path(path_type=Path)
+
+
+def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what runs the model."""
+    options = [
+        click.option(
+            "--engine",
+            type=click.Choice(["transformers", "vllm"]),
+            default="transformers",
+            show_default=True,
+            help="What runs the model.",
+        ),
+        click.option(
+            "--batch-tokens", type=int, help="With vllm: of a forward pass.  [default: 16384]"
+        ),
+        click.option(
+            "--tensor-parallel", type=int, help="With vllm: devices that share each layer."
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def read_engine(options: Mapping[str, Any]) -> ExtractSpec:
+    """Return what :func:`engine_options` and the device ask for, checked."""
+    from .schemas import ExtractSpec
+
+    names = ("engine", "batch_tokens", "tensor_parallel", "device")
+    given = {name: options[name] for name in names if options[name] is not None}
+    return ExtractSpec.parse(given, where="options")
 
 
 def _load_generator(model: str, options: dict[str, Any]) -> LoadedModel:
     """Return the model for the engine that is asked for; vLLM reads the weights itself."""
     from .extract import load_model
     from .extract.engines import check_engine, load_for_plan
-    from .schemas import CaptureSpec, ExtractSpec
+    from .schemas import CaptureSpec
 
-    names = ("engine", "batch_tokens", "tensor_parallel", "device")
-    given = {name: options[name] for name in names if options[name] is not None}
-    extract = ExtractSpec.parse(given, where="options")
+    extract = read_engine(options)
     if extract.engine == "vllm":
         check_engine(extract)
         return load_for_plan(
@@ -95,15 +124,7 @@ def _open_generator(
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--max-new-tokens", type=int, default=128, show_default=True, help="Of a text.")
 @click.option("--batch-rows", type=int, default=64, show_default=True, help="Texts of a batch.")
-@click.option(
-    "--engine",
-    type=click.Choice(["transformers", "vllm"]),
-    default="transformers",
-    show_default=True,
-    help="What runs the model.",
-)
-@click.option("--batch-tokens", type=int, help="With vllm: of a forward pass.  [default: 16384]")
-@click.option("--tensor-parallel", type=int, help="With vllm: devices that share each layer.")
+@engine_options
 @click.option("--revision", help="Revision of a hub model.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .cli_patch import read_directions
+from .cli_steer import engine_options, read_engine
 from .console import (
     emit,
     estimate_options,
@@ -70,6 +71,7 @@ _file = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("--positions", help="all, response, prompt-all or prompt-last.  [default: all]")
 @click.option("--seed", type=int, help="Seed of every draw.  [default: 0]")
+@engine_options
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
 @estimate_options
@@ -84,6 +86,9 @@ def steer(
     persona_file: Path | None,
     against_file: Path | None,
     device: str,
+    engine: str,
+    batch_tokens: int | None,
+    tensor_parallel: int | None,
     dry_run: bool,
     probe: float | None,
     price: float | None,
@@ -106,6 +111,14 @@ def steer(
     from .study import summarise
 
     seconds = probe_seconds(probe, price, dry_run=dry_run)
+    extract = read_engine(
+        {
+            "engine": engine,
+            "batch_tokens": batch_tokens,
+            "tensor_parallel": tensor_parallel,
+            "device": device,
+        }
+    )
     spec = SteerSpec.parse(_given(options, persona_file), where="options")
     found, results = open_store(store_url), Results(out)
     common: dict[str, Any] = {
@@ -114,6 +127,8 @@ def steer(
         "spec": spec,
         "capture": found.read_manifest(run).capture,
         "device": device,
+        "extract": extract,
+        "batch_tokens": batch_tokens or 16384,
         "against": read_directions(against_file).directions if against_file else (),
     }
     if dry_run:

@@ -16,12 +16,20 @@ from .schemas import (
     digest_json,
 )
 from .stages import Results, content_digest, stage_key
-from .sweeps import Sweeps, choose_layers, given_layers, prepare_sweeps, usable_layers
+from .sweeps import (
+    Sweeps,
+    choose_layers,
+    choose_train,
+    given_layers,
+    prepare_sweeps,
+    usable_layers,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .schemas import SteerSpec
+    from .schemas import ExtractSpec, SteerSpec
+    from .steer import PatchCost
     from .store import Store
 
 __all__ = ["steer_stage", "steered_layer", "weigh_steering", "write_sweeps"]
@@ -35,6 +43,7 @@ def _stage_key(
     spec: SteerSpec,
     capture: CaptureSpec,
     against: Sequence[Direction],
+    extract: ExtractSpec | None,
 ) -> dict[str, Any]:
     """Return everything that the sweeps of a run are made from."""
     probed = results.key(run, "probe")
@@ -43,6 +52,8 @@ def _stage_key(
         raise NotFoundError(msg)
     key = stage_key(content_digest(store, run), steer=spec, capture=capture)
     key["probe"] = str(probed["digest"])
+    if extract is not None and extract.engine == "vllm":  # it rounds in its own way
+        key["engine"] = "vllm"
     if against:
         key["against"] = digest_json([one.to_dict() for one in against])
     return key
@@ -61,6 +72,7 @@ def steer_stage(
     attn_implementation: str | None = None,
     batch_tokens: int = 16384,
     against: Sequence[Direction] = (),
+    extract: ExtractSpec | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> bool:
     """Sweep the run's diff-of-means direction through its model; returns whether done now.
@@ -68,22 +80,26 @@ def steer_stage(
     ``steering.parquet`` has a row per direction, strength and place, controls included, and
     ``samples.parquet`` one per prompt as well, both with the strength in four units;
     ``placebos`` the placebo directions, ``spec.json`` what was asked. Conditions are committed
-    as they are measured, so that the same call goes on after an interruption.
+    as they are measured, so that the same call goes on after an interruption. With
+    ``extract.engine`` vllm the model runs in vLLM.
 
     Raises
     ------
     NotFoundError
         If the run has not been probed, so that there is no direction.
     """
-    key = _stage_key(store, run, results, spec=spec, capture=capture, against=against)
+    key = _stage_key(
+        store, run, results, spec=spec, capture=capture, against=against, extract=extract
+    )
 
     def make(folder: Path) -> None:
         sweeps = prepare_sweeps(
             store, run, results, model=model, revision=revision, spec=spec, capture=capture,
             device=device, attn_implementation=attn_implementation, batch_tokens=batch_tokens,
-            against=against, weights=True, say=say,
+            against=against, weights=True, say=say, extract=extract,
         )  # fmt: skip
-        write_sweeps(sweeps, folder)
+        with sweeps.running(extract) as running:
+            write_sweeps(running, folder)
 
     return results.build(run, "steer", key=key, make=make)
 
@@ -110,6 +126,7 @@ def write_sweeps(sweeps: Sweeps, folder: Path) -> None:
                 spec=sweeps.spec,
                 capture=sweeps.capture,
                 batch_tokens=sweeps.batch_tokens,
+                engine=sweeps.engine,
             )
         )
     manifest = sweeps.store.read_manifest(sweeps.run)
@@ -176,6 +193,7 @@ def weigh_steering(
     device: str = "auto",
     batch_tokens: int = 16384,
     against: Sequence[Direction] = (),
+    extract: ExtractSpec | None = None,
     probe_seconds: float | None = None,
     price_per_hour: float | None = None,
 ) -> dict[str, Any]:
@@ -185,20 +203,42 @@ def weigh_steering(
     that is done. Conditions that are kept from before are left out where the layers are known;
     where they are still to be chosen, any have the same cost.
     """
-    from .steer import PatchCost, choose_pairs, weigh_direction, weigh_layers, weigh_prompts
+    from .steer import PatchCost
     from .steer.costs import describe_cost
 
-    key = _stage_key(store, run, results, spec=spec, capture=capture, against=against)
+    key = _stage_key(
+        store, run, results, spec=spec, capture=capture, against=against, extract=extract
+    )
+    estimate = {"probe_seconds": probe_seconds, "price_per_hour": price_per_hour}
     done = results.key(run, "steer")
     if done is not None and done.get("digest") == digest_json(key):
-        nothing = PatchCost()
-        facts = describe_cost(nothing, probe_seconds=probe_seconds, price_per_hour=price_per_hour)
-        return {**facts, "layers": "done"}
+        return {**describe_cost(PatchCost(), **estimate), "layers": "done"}
+    is_probed = probe_seconds is not None
     sweeps = prepare_sweeps(
         store, run, results, model=model, revision=revision, spec=spec, capture=capture,
         device=device, attn_implementation=None, batch_tokens=batch_tokens, against=against,
-        weights=probe_seconds is not None, say=lambda _: None,
+        weights=is_probed, say=lambda _: None, extract=extract,
     )  # fmt: skip
+    with sweeps.running(extract if is_probed else None) as running:
+        layers, costs = _weigh_parts(running)
+        facts = describe_cost(sum(costs.values(), PatchCost()), **estimate)
+    return {
+        **facts,
+        "parts": {name: cost.n_rows for name, cost in costs.items()},
+        "layers": layers,
+        "prompts": len(sweeps.prompts()),
+    }
+
+
+def _weigh_parts(sweeps: Sweeps) -> tuple[list[int] | str, dict[str, PatchCost]]:
+    """Return the layers, or that they are to be chosen, and the cost of every part."""
+    from .steer import PatchCost, weigh_direction, weigh_layers, weigh_prompts
+
+    common: dict[str, Any] = {
+        "capture": sweeps.capture,
+        "batch_tokens": sweeps.batch_tokens,
+        "engine": sweeps.engine,
+    }
     given = given_layers(sweeps)
     prompts, personas = sweeps.prompts(), sweeps.personas()
     choosing = PatchCost()
@@ -207,11 +247,8 @@ def weigh_steering(
         layers = given[0]
     else:
         usable = usable_layers(sweeps)
-        layers, folder = usable[: spec.top_layers], None
-        train = choose_pairs(sweeps.pairs, spec=spec, split="train")
-        choosing = weigh_layers(
-            sweeps.loaded, len(usable), train, capture=capture, batch_tokens=batch_tokens
-        )
+        layers, folder = usable[: sweeps.spec.top_layers], None
+        choosing = weigh_layers(sweeps.loaded, len(usable), choose_train(sweeps), **common)
     placebos = sweeps.placebos(layers)
     costs: dict[str, PatchCost] = {"choosing layers": choosing}
     for place in sweeps.places(layers):
@@ -219,21 +256,12 @@ def weigh_steering(
             sweeps.loaded,
             [sweeps.direction(layer) for layer in place],
             prompts,
-            spec=spec,
-            capture=capture,
+            spec=sweeps.spec,
             mean_norm=[sweeps.mean_norm(layer) for layer in place],
             placebos=placebos,
             folder=folder,
-            batch_tokens=batch_tokens,
+            **common,
         )
     if personas is not None:
-        costs["system prompts"] = weigh_prompts(
-            sweeps.loaded, prompts, personas, capture=capture, batch_tokens=batch_tokens
-        )
-    total = sum(costs.values(), PatchCost())
-    return {
-        **describe_cost(total, probe_seconds=probe_seconds, price_per_hour=price_per_hour),
-        "parts": {name: cost.n_rows for name, cost in costs.items()},
-        "layers": layers if folder is not None else "to be chosen",
-        "prompts": len(prompts),
-    }
+        costs["system prompts"] = weigh_prompts(sweeps.loaded, prompts, personas, **common)
+    return layers if folder is not None else "to be chosen", costs

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,16 @@ if TYPE_CHECKING:
 
     from .analyze import ProbeResult
     from .extract import LoadedModel
-    from .schemas import Pair, PersonaSet, SteerSpec
+    from .schemas import ExtractSpec, Pair, PersonaSet, SteerSpec
     from .steer import SweepResult
+    from .steer.scoring import ScoreEngine
     from .store import Store
 
 __all__ = [
     "Sweeps",
     "Tenths",
     "choose_layers",
+    "choose_train",
     "given_layers",
     "mean_norm",
     "prepare_sweeps",
@@ -47,6 +50,7 @@ class Sweeps:
     batch_tokens: int
     against: tuple[Direction, ...]
     say: Callable[[str], None]
+    engine: ScoreEngine | None = None
 
     def direction(self, layer: int) -> Direction:
         """Return the run's own direction of a layer."""
@@ -120,7 +124,40 @@ class Sweeps:
             folder=self.folder(),
             progress=Tenths(f"{self.run}: steering layer {place}", self.say),
             batch_tokens=self.batch_tokens,
+            engine=self.engine,
         )
+
+    @contextmanager
+    def running(self, extract: ExtractSpec | None) -> Iterator[Sweeps]:
+        """Give the sweeps with vLLM loaded where ``extract`` asks for it."""
+        if extract is None or extract.engine != "vllm":
+            yield self
+            return
+        from .steer import VllmSteering
+
+        engine = VllmSteering(
+            self.loaded,
+            longest=self._longest() + 1,  # vLLM generates a token behind each
+            batch_tokens=self.batch_tokens,
+            tensor_parallel=extract.tensor_parallel,
+            seed=extract.seed,
+        )
+        with engine.ready():
+            yield replace(self, engine=engine)
+
+    def _longest(self) -> int:
+        """Return the tokens of the longest row that any part of the sweeps runs."""
+        from .extract import render_texts
+        from .steer.prompting import prompt_rows
+
+        train = choose_train(self)
+        texts = [t for p in (*train, *self.prompts()) for t in (p.positive, p.negative)]
+        limit = self.loaded.max_positions
+        rows = render_texts(texts, self.loaded.tokenizer, spec=self.capture, max_positions=limit)
+        personas = self.personas()
+        if personas is not None:
+            rows += prompt_rows(self.loaded, self.prompts(), personas, capture=self.capture)[0]
+        return max(row.n_tokens for row in rows)
 
 
 def mean_norm(store: Store, run: str, layer: int, *, site: str) -> float:
@@ -174,16 +211,22 @@ def prepare_sweeps(
     weights: bool,
     say: Callable[[str], None],
     loaded: LoadedModel | None = None,
+    extract: ExtractSpec | None = None,
 ) -> Sweeps:
     """Return what the sweeps of a run read; without ``weights`` they can only be weighed.
 
-    ``loaded`` is the model where it is there already.
+    ``loaded`` is the model where it is there already, ``extract`` what runs it where that is not
+    the model in this process.
     """
     from .analyze import load_probe_result
     from .corpus import pair_texts
     from .extract import load_model
+    from .extract.engines import check_engine, load_for_plan
     from .store import read_texts
 
+    if extract is not None and extract.engine == "vllm":
+        check_engine(extract)
+        loaded = load_for_plan(model, revision=revision, capture=capture, extract=extract)
     _, texts = read_texts(store, run)
     return Sweeps(
         store=store,
@@ -258,9 +301,16 @@ def given_layers(sweeps: Sweeps) -> tuple[list[int], str] | None:
     return [layer], "layer that the probe's inner folds selected"
 
 
+def choose_train(sweeps: Sweeps) -> list[Pair]:
+    """Return the pairs that layers are compared on."""
+    from .steer import choose_pairs
+
+    return choose_pairs(sweeps.pairs, spec=sweeps.spec, split="train")
+
+
 def choose_layers(sweeps: Sweeps) -> tuple[list[int], str, pd.DataFrame | None]:
     """Return the layers to steer, how they were chosen, and the layers that were compared."""
-    from .steer import choose_pairs, compare_layers
+    from .steer import compare_layers
 
     given = given_layers(sweeps)
     if given is not None:
@@ -268,11 +318,12 @@ def choose_layers(sweeps: Sweeps) -> tuple[list[int], str, pd.DataFrame | None]:
     table = compare_layers(
         sweeps.loaded,
         [sweeps.direction(layer) for layer in usable_layers(sweeps)],
-        choose_pairs(sweeps.pairs, spec=sweeps.spec, split="train"),
+        choose_train(sweeps),
         positions=sweeps.spec.positions,
         capture=sweeps.capture,
         seed=sweeps.spec.seed + 1,  # other draws than the sweep reports
         batch_tokens=sweeps.batch_tokens,
+        engine=sweeps.engine,
     )
     best = table.iloc[: sweeps.spec.top_layers]
     which = "layer" if len(best) == 1 else f"{len(best)} layers"

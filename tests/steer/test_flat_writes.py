@@ -1,5 +1,7 @@
 """What is written into pieces of rows, in any order, is what is written into a padded batch."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from actlake.extract.flat_pooling import Piece
 from actlake.extract.vllm_calls import pack_arrays, unpack_arrays
 from actlake.schemas import InvalidInputError
 from actlake.steer import Intervention, Positions, plan_positions
+from actlake.steer.flat_reads import FlatRead, Reading
 from actlake.steer.flat_writes import FlatStep, FlatWrites, Table
 from actlake.steer.intervention import _Pass, _write
 from actlake.steer.vllm_writes import attach_write, replace_stream
@@ -282,3 +285,46 @@ def test_positions_of_one_batch_do_not_fit_another():
     held = Intervention("add", (0,), torch.ones(2), planned, vectors=torch.ones(HIDDEN))
     plan = FlatWrites.flatten(ids, attended, [held])
     assert plan.writes[0].touched.tolist() == [True] * 5  # padding is nobody's token
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.booleans(), st.integers(0, 1000))
+def test_what_is_read_in_pieces_is_what_the_rows_hold_before_they_are_written(lengths, also, seed):
+    rng = np.random.default_rng(seed)
+    ids, attended = padded(lengths, seed)
+    real = attended.bool()
+    wanted = [intervention("add", ids, attended, phase="all", seed=seed)] if also else []
+    touched = torch.from_numpy(rng.random(int(real.sum())) < 0.6).numpy()
+    vectors = rng.standard_normal((3, HIDDEN)).astype(np.float32)
+    plan = FlatWrites.flatten(ids, attended, wanted)
+    plan = dataclasses.replace(plan, read=FlatRead(1, vectors, touched))
+    plan = FlatWrites.from_arrays(unpack_arrays(pack_arrays(plan.arrays())))
+    reading = Reading(plan.read, device=CPU)
+    assert reading.read.place in plan.places()
+    if touched.any():
+        with pytest.raises(InvalidInputError, match="tokens were not run"):
+            reading.values()
+    hidden = torch.randn(int(real.sum()), HIDDEN, generator=torch.Generator().manual_seed(seed))
+    bounds, done = np.cumsum([0, *lengths]), [0] * len(lengths)
+    tables = [Table(write, device=CPU) for write in plan.writes]
+    n_again = 2
+    while done != lengths or n_again:
+        if done == lengths:  # preempted: a row begins again
+            done[int(rng.integers(len(done)))] = 0
+            n_again -= 1
+        pieces, parts, offset = [], [], 0
+        for row in rng.permutation(len(lengths)):
+            count = min(int(rng.integers(0, 4)), lengths[row] - done[row])
+            if count:
+                pieces.append(Piece(int(row), done[row], offset, count))
+                start = bounds[row] + done[row]
+                parts.append(hidden[start : start + count])
+                done[row] += count
+                offset += count
+        if pieces:
+            step = FlatStep(plan, pieces, tables=tables, reading=reading)
+            step.write(reading.read.place, torch.cat(parts))
+            step.check_fired()
+    chosen = hidden[torch.from_numpy(touched)]
+    expected = torch.cat([chosen.norm(dim=-1)[:, None], chosen @ torch.from_numpy(vectors).T], 1)
+    np.testing.assert_allclose(reading.values(), expected.numpy(), rtol=1e-5, atol=1e-6)

@@ -1,22 +1,26 @@
 """Interventions in vLLM are those of transformers, whatever batches vLLM makes."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from actlake.corpus import bundled_corpus
+from actlake.corpus import bundled_corpus, pair_texts
 from actlake.extract import load_model, render_texts
-from actlake.schemas import CaptureSpec, InvalidInputError, SteeredTextsSpec
+from actlake.schemas import CaptureSpec, Direction, InvalidInputError, SteeredTextsSpec, SteerSpec
 from actlake.steer import (
     Condition,
     GenerateRow,
     Intervention,
     Positions,
     VllmSteering,
+    angle_degrees,
     generate_rows,
     generate_table,
     plan_positions,
     score_rows,
+    sweep_direction,
+    weigh_direction,
 )
 from actlake.steer.generation import end_ids
 from tests.vllm.steering import OPERATORS, SITES, batch, intervention, oracle, until_end
@@ -201,6 +205,76 @@ def test_completions_are_scored_as_by_transformers(engine, loaded, positions):
     theirs = score_rows(loaded, rows, conditions, **settings, batch_tokens=2048)
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
     assert np.ptp(ours) > 0.1
+    # Several layers at once, each with a vector of its own.
+    both = {**settings, "directions": np.stack([vectors, vectors[::-1]], axis=1), "layer": (1, 2)}
+    ours = engine.score_rows(rows, conditions, **both)
+    theirs = score_rows(loaded, rows, conditions, **both, batch_tokens=2048)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("positions", ["all", "prompt-last", "response"])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_angles_are_those_of_transformers(engine, loaded, positions, layer):
+    _, found = bundled_corpus("demo")
+    rows = [r for r in render_texts(found[::60][:8], loaded.tokenizer, spec=CaptureSpec())
+            if r.n_tokens < LONGEST]  # fmt: skip
+    vectors = np.linalg.qr(np.random.default_rng(0).standard_normal((128, 3)))[0].T
+    settings = {"directions": vectors, "layer": layer, "positions": positions}
+    n_writes = engine.n_writes
+    for alphas in ([-30.0, 0.0, 30.0], np.outer([10.0, 20.0, 30.0], [-1.0, 1.0])):
+        ours = engine.angle_degrees(rows, alphas=alphas, **settings)
+        theirs = angle_degrees(loaded, rows, alphas=alphas, **settings)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+        assert ours.max() > 5
+    assert engine.n_writes == n_writes
+
+
+def test_a_sweep_is_that_of_transformers_and_goes_on_in_its_folder(engine, loaded, tmp_path):
+    _, found = bundled_corpus("demo")
+    pairs = [p for p in pair_texts(found) if p.positive.subset == "plain"][:3]
+    vectors = np.linalg.qr(np.random.default_rng(2).standard_normal((128, 2)))[0].T
+    directions = [
+        Direction(
+            method="diff_means", site="resid_post", layer=layer, pool="mean_response", norm=40.0,
+            bias=0.0, vector=tuple(vector.tolist()), model=loaded.info.name, run="r",
+        )
+        for layer, vector in zip((1, 2), vectors, strict=True)
+    ]  # fmt: skip
+    spec = SteerSpec(alphas=(-1.0, 0.0, 1.0), n_random=3, n_prompts=3)
+    asked = {"spec": spec, "capture": CaptureSpec(), "mean_norm": [5.0, 6.0]}
+    ours = sweep_direction(loaded, directions, pairs, folder=tmp_path, engine=engine, **asked)
+    theirs = sweep_direction(loaded, directions, pairs, **asked)
+    pd.testing.assert_frame_equal(ours.samples, theirs.samples, rtol=1e-4, atol=2e-4)
+    pd.testing.assert_frame_equal(ours.rows, theirs.rows, rtol=1e-4, atol=2e-4)
+    assert ours.rows["estimate"].abs().max() > 0.02
+    n_steps = engine.n_steps
+    again = sweep_direction(loaded, directions, pairs, folder=tmp_path, engine=engine, **asked)
+    pd.testing.assert_frame_equal(again.samples, ours.samples)
+    angles = engine.n_steps - n_steps
+    n_steps = engine.n_steps
+    settings = {"directions": vectors, "layer": 1, "positions": "all"}
+    rows = render_texts([p.positive for p in pairs], loaded.tokenizer, spec=CaptureSpec())
+    engine.angle_degrees(rows, alphas=[1.0], **settings)
+    # Nothing but the angles of both layers is run again.
+    assert angles == 2 * (engine.n_steps - n_steps)
+    speed = weigh_direction(loaded, directions, pairs, engine=engine, **asked).probe(max_seconds=0)
+    assert speed.tokens_per_second > 0
+
+
+def test_tokens_from_a_cache_are_not_read(loaded, prompts):
+    rows = render_texts(bundled_corpus("demo")[1][:1], loaded.tokenizer, spec=CaptureSpec())
+    cached = VllmSteering(
+        loaded, longest=LONGEST, batch_tokens=64, prefix_caching=True, options={"block_size": 32}
+    )
+    assert rows[0].n_tokens > 40  # more than a block
+    settings = {
+        "directions": np.eye(1, 128), "alphas": [1.0], "layer": 1, "positions": "all",
+    }  # fmt: skip
+    with cached.ready():
+        first = cached.angle_degrees(rows, **settings)
+        np.testing.assert_allclose(first, angle_degrees(loaded, rows, **settings), rtol=1e-4)
+        with pytest.raises(InvalidInputError, match="tokens from a cache are not read"):
+            cached.angle_degrees(rows, **settings)
 
 
 def test_what_does_not_fit_is_refused_and_the_engine_lives_on(engine, loaded, prompts):
