@@ -41,15 +41,22 @@ def _hash(shingle: bytes) -> int:
     return zlib.crc32(shingle)
 
 
+def _lsh(threshold: float, n_permutations: int) -> Any:  # noqa: ANN401  # datasketch has no types
+    """Return an index of signatures, with banding below the threshold, so that few are missed."""
+    from datasketch import MinHashLSH
+
+    return MinHashLSH(threshold=max(threshold - 0.15, 0.05), num_perm=n_permutations)
+
+
 class DuplicateIndex:
     """Texts that were accepted, against which the next one is held."""
 
     def __init__(self, *, threshold: float, shingle: int = 3, n_permutations: int = 128) -> None:
-        from datasketch import MinHash, MinHashLSH
+        from datasketch import MinHash
 
         self._threshold, self._shingle = threshold, shingle
         self._empty: Any = MinHash(num_perm=n_permutations, hashfunc=_hash)
-        self._index = MinHashLSH(threshold=max(threshold - 0.15, 0.05), num_perm=n_permutations)
+        self._index = _lsh(threshold, n_permutations)
         self._sets: list[frozenset[str]] = []
 
     def _signature(self, found: frozenset[str]) -> object:
@@ -97,7 +104,7 @@ def find_near_duplicates(
     seed
         Of the hash functions.
     """
-    from datasketch import MinHash, MinHashLSH
+    from datasketch import MinHash
 
     sets = [shingles(text, shingle) for text in texts]
     signatures = MinHash.bulk(
@@ -106,7 +113,7 @@ def find_near_duplicates(
         seed=seed,
         hashfunc=_hash,
     )
-    index = MinHashLSH(threshold=max(threshold - 0.15, 0.05), num_perm=n_permutations)
+    index = _lsh(threshold, n_permutations)
     found: list[NearDuplicate] = []
     for second, signature in enumerate(signatures):
         for first in index.query(signature):

@@ -132,8 +132,4 @@ def _mend_articles(found: list[_Word], gaps: list[str]) -> None:
         vowel = now[:1].lower() in "aeiou" and not _CONSONANT_SOUND.match(now)
         article = match_case("an" if vowel or _VOWEL_SOUND.match(now) else "a", word.now)
         if article != word.now:
-            # "A" and "AN" look alike in case; a lone capital is a capitalised word.
-            word.now, word.why = (
-                article.capitalize() if word.now[0].isupper() else article,
-                "article",
-            )
+            word.now, word.why = article, "article"

@@ -26,7 +26,10 @@ _SCHEMA = pa.schema(
     [(name, pa.bool_() if name == "task_conflict" else pa.string()) for name in _COLUMNS]
 )
 _SPDX = {"CC-BY-4.0": "cc-by-4.0", "CC0-1.0": "cc0-1.0", "Apache-2.0": "apache-2.0", "MIT": "mit"}
-_SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
+_SIZES = (
+    (1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)  # fmt: skip
 
 
 _NO_COLUMN = tuple(name for name in Text.model_fields if name not in _COLUMNS)
@@ -114,10 +117,9 @@ def _data_file(split: str) -> str:
 def _card(info: CorpusInfo, texts: Sequence[Text]) -> str:
     """Return the card: front matter that the hub reads, and prose for people."""
     splits = [name for name in ("train", "test") if any(t.split == name for t in texts)]
-    size = next((tag for n, tag in _SIZES if len(texts) < n), "100K<n<1M")
+    size = next((tag for n, tag in _SIZES if len(texts) < n), "n>10M")
     front = {
         "license": _SPDX.get(info.licence, "other"),
-        "language": ["en"],
         "pretty_name": info.title or info.id,
         "size_categories": [size],
         "task_categories": ["text-classification"],

@@ -24,7 +24,7 @@ from .lexica import bundled_lexica, check_lexica
 from .log_odds import sweep_words
 from .separability import bag_of_words_auroc
 from .texts import check_texts, pair_texts
-from .words import WORD, sentences, stop_words, words
+from .words import sentences, stop_words, words
 
 __all__ = ["Variants", "make_variants"]
 
@@ -37,7 +37,7 @@ _INSERTED = (
 
 
 # Fields that describe the wording of the original, which a variant no longer has.
-_OF_THE_WORDING = {"token_ids", "response_start", "spans"} & set(Text.model_fields)
+_OF_THE_WORDING = ("token_ids", "response_start", "spans")
 
 
 @dataclass
@@ -90,6 +90,9 @@ def make_variants(
     made.bow["original"] = _bow(originals, spec)
     keywords = frozenset[str]().union(*(lexicon.keywords for lexicon in lexica))
     frequency = Counter(word for text in originals for word in words(text.response))
+    if {"data_driven", "random_like_data_driven"} & set(spec.arms):
+        made.removed, made.sweep, made.reached = sweep_words(originals, spec=spec)
+    learned = frozenset(made.removed)
     for arm in spec.arms:
         if arm == "keywords_removed":
             _add(
@@ -100,7 +103,7 @@ def make_variants(
             edited = [_replace(t.response, table, keywords) for t in originals]
             _add(made, arm, originals, edited, spec)
         elif arm in {"random_words_removed", "random_like_data_driven"}:
-            matched = keywords if arm == "random_words_removed" else _learned(made, originals, spec)
+            matched = keywords if arm == "random_words_removed" else learned
             for draw in range(spec.n_draws):
                 edited = [
                     _remove_random(t, matched, frequency, Random(f"{spec.seed} {draw} {t.id}"))
@@ -108,8 +111,7 @@ def make_variants(
                 ]
                 _add(made, f"{arm}-{draw:03d}", originals, edited, spec)
         elif arm == "data_driven":
-            gone = _learned(made, originals, spec)
-            _add(made, arm, originals, [(_remove(t.response, gone), 0) for t in originals], spec)
+            _add(made, arm, originals, [(_remove(t.response, learned), 0) for t in originals], spec)
         else:
             _add(made, arm, originals, _insert(originals, lexica, seed=spec.seed), spec)
     taken = {t.id for t in texts} & {t.id for t in made.texts}
@@ -117,13 +119,6 @@ def make_variants(
         msg = f"the corpus has variants already, the first is {min(taken)!r}; vary the originals"
         raise InvalidInputError(msg)
     return made
-
-
-def _learned(made: Variants, originals: Sequence[Text], spec: VariantSpec) -> frozenset[str]:
-    """Return the words of the data-driven arm, learned when they are first asked for."""
-    if not made.sweep:
-        made.removed, made.sweep, made.reached = sweep_words(originals, spec=spec)
-    return frozenset(made.removed)
 
 
 def _bow(texts: Sequence[Text], spec: VariantSpec) -> float:
@@ -160,13 +155,8 @@ def _add(
     made.bow[variant] = _bow(added, spec)
 
 
-def _words_in(response: str) -> list[str]:
-    """Return the words of a response in lower case, by their number."""
-    return [m[0].lower().replace("\u2019", "'") for m in WORD.finditer(response)]
-
-
 def _remove(response: str, gone: AbstractSet[str]) -> Edited:
-    found = _words_in(response)
+    found = words(response)
     return edit_words(response, {i: None for i, w in enumerate(found) if w in gone}, why="keyword")
 
 
@@ -174,7 +164,7 @@ def _replace(
     response: str, table: Mapping[str, str], keywords: AbstractSet[str]
 ) -> tuple[Edited, int]:
     """Return the text with its keywords replaced, and how many have no replacement."""
-    found = _words_in(response)
+    found = words(response)
     changes: dict[int, str | None] = {i: table[w] for i, w in enumerate(found) if w in table}
     return edit_words(response, changes, why="keyword"), sum(
         w in keywords and w not in table for w in found
@@ -189,7 +179,7 @@ def _remove_random(
     For each keyword in turn, a content word that is none is drawn with a probability that falls
     with the distance of their log frequencies in the corpus.
     """
-    found = _words_in(text.response)
+    found = words(text.response)
     stop = stop_words()
     wanted = [w for w in found if w in keywords]
     free = [i for i, w in enumerate(found) if w not in keywords and w not in stop]
@@ -224,7 +214,7 @@ def _insert(
         rng = Random(f"{seed} insert {text.id}")
         other: Arm = "negative" if text.arm == "positive" else "positive"
         lexicon = by_arm[other]
-        own = [w for w in _words_in(partner[text.pair, other].response) if w in lexicon.keywords]
+        own = [w for w in words(partner[text.pair, other].response) if w in lexicon.keywords]
         chosen = list(dict.fromkeys(own)) or [rng.choice(lexicon.entry).forms[0]]
         rng.shuffle(chosen)
         listed = ", ".join(chosen[:-1]) + " and " * (len(chosen) > 1) + chosen[-1]

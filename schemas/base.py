@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from .errors import InvalidInputError
 from .strict_json import load_json
 
-__all__ = ["Record", "canonical_json", "digest_json", "near_names"]
+__all__ = ["Record", "canonical_json", "check_distinct", "digest_json", "near_names"]
 
 
 def canonical_json(value: object) -> str:
@@ -55,6 +55,13 @@ def near_names(name: str, known: list[str]) -> str:
     """Return `` (did you mean 'x'?)``, or an empty string where nothing is near."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def check_distinct(name: str, values: object) -> None:
+    """Raise ValueError where a tuple names something twice; of other values nothing is asked."""
+    if isinstance(values, tuple) and len(set(values)) != len(values):
+        msg = f"{name} names something twice: {list(values)}"
+        raise ValueError(msg)
 
 
 class Record(BaseModel):

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    StringConstraints,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, model_validator
 
-from .base import Record
+from .base import Record, check_distinct
 
 __all__ = [
     "CaptureSpec",
@@ -70,9 +64,7 @@ class TokenCapture(Record):
 
 def _check_distinct(lists: dict[str, Any]) -> None:
     for name, values in lists.items():
-        if values != "all" and len(set(values)) != len(values):
-            msg = f"{name} names something twice: {list(values)}"
-            raise ValueError(msg)
+        check_distinct(name, values)
         if values != "all" and not values:
             msg = f"{name} is empty: name at least one, or 'all'"
             raise ValueError(msg)
@@ -109,7 +101,8 @@ class CaptureSpec(Record):
     render: Rendering = "auto"
     max_tokens: Annotated[int, Field(ge=1)] = 4096
     truncate: bool = False
-    tokens: TokenCapture | None = None  # not written where there is none: plan ids stay
+    # Not written where there is none: plan ids stay.
+    tokens: TokenCapture | None = Field(None, exclude_if=lambda tokens: tokens is None)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -126,13 +119,6 @@ class CaptureSpec(Record):
                 msg = f"tokens.layers names {beyond}, which layers does not"
                 raise ValueError(msg)
         return self
-
-    @model_serializer(mode="wrap")
-    def _shortest(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = handler(self)
-        if found.get("tokens") is None:
-            found.pop("tokens", None)
-        return found
 
 
 def array_name(site: str, pool: str) -> str:

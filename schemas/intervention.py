@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from .base import Record
+from .base import Record, check_distinct
 from .result import ResultRow
 from .text import TextId
 
@@ -70,12 +70,6 @@ class Contrast(Record):
         return self
 
 
-def _without_repeats(name: str, values: object) -> None:
-    if isinstance(values, tuple) and len(set(values)) != len(values):
-        msg = f"{name} names something twice: {list(values)}"
-        raise ValueError(msg)
-
-
 class PatchSpec(Record):
     """A sweep of activation patches over layers and positions.
 
@@ -102,7 +96,7 @@ class PatchSpec(Record):
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         for name in ("layers", "positions", "arms", "modes"):
-            _without_repeats(name, getattr(self, name))
+            check_distinct(name, getattr(self, name))
         return self
 
 
@@ -159,8 +153,8 @@ class MediateSpec(Record):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        _without_repeats("layers", self.layers)
-        _without_repeats("mediators", self.mediators)
+        check_distinct("layers", self.layers)
+        check_distinct("mediators", self.mediators)
         return self
 
 
@@ -200,7 +194,7 @@ class MatchedSpec(Record):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        _without_repeats("layers", self.layers)
+        check_distinct("layers", self.layers)
         return self
 
 
@@ -240,7 +234,7 @@ class SteeredTextsSpec(Record):
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         for name in ("alphas", "seeds"):
-            _without_repeats(name, getattr(self, name))
+            check_distinct(name, getattr(self, name))
         if self.temperature == 0 and len(self.seeds) > 1:
             msg = "at temperature 0 every seed gives the same text; name one seed"
             raise ValueError(msg)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .base import Record
+from .base import Record, check_distinct
 from .direction import MappedRole
 from .result import SteeringRow
 
@@ -40,9 +40,7 @@ class SteerTransferSpec(Record):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        if len(set(self.alphas)) != len(self.alphas):
-            msg = f"alphas names something twice: {list(self.alphas)}"
-            raise ValueError(msg)
+        check_distinct("alphas", self.alphas)
         return self
 
 

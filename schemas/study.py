@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .base import Record
+from .base import Record, check_distinct
 from .capture import Pool, SpanPool
 from .errors import InvalidInputError
 from .generation import PersonaSet
@@ -209,9 +209,7 @@ class SteerSpec(Record):
             msg = "layer, layers and top_layers each choose what is steered; give one of them"
             raise ValueError(msg)
         for name, values in (("layers", self.layers), ("controls", self.controls)):
-            if values is not None and len(set(values)) != len(values):
-                msg = f"{name} names something twice: {list(values)}"
-                raise ValueError(msg)
+            check_distinct(name, values)
         several = self.top_layers > 1 if self.layers is None else len(self.layers) > 1
         if self.together and not several:
             msg = "together needs several layers: name layers, or top_layers of 2 or more"

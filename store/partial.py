@@ -19,6 +19,7 @@ from ..schemas import (
 )
 from .blocks import place_of_key, spec_keys
 from .layout import METADATA_NAME, RunKeys, to_bytes
+from .parts import run_of
 
 if TYPE_CHECKING:
     from .store import Store
@@ -203,7 +204,7 @@ class LeftOut:
 
     def hint(self, *, layers: Iterable[int] = (), pools: Iterable[str] = ()) -> str:
         """Return the command that pulls ``layers`` and ``pools`` too (none: all)."""
-        options = [f"--run {self.plan.run.partition('~')[0]}", *(f"--layer {n}" for n in layers)]
+        options = [f"--run {run_of(self.plan.run)}", *(f"--layer {n}" for n in layers)]
         options += [f"--pool {pool}" for pool in pools]
         return (
             f"run: actlake store pull {self.source or 'SOURCE'} {self.where} {' '.join(options)} "

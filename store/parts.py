@@ -21,6 +21,7 @@ __all__ = [
     "check_part",
     "content_digest",
     "corpus_digest",
+    "existing_parts",
     "joined_digest",
     "part_differences",
     "part_names",
@@ -41,6 +42,16 @@ def run_of(name: str) -> str:
 def part_names(store: Store, run_id: str) -> list[str]:
     """Return the names of a run's parts in order, the run itself first, finished or not."""
     return _present(store, run_id, "plan")
+
+
+def existing_parts(store: Store, run_id: str) -> list[str]:
+    """Return the names of a run's parts in order, but for one that is only about to be.
+
+    A part is a run: without run.json it does not exist yet.
+    """
+    names = part_names(store, run_id)
+    sizes = [store.backend.size(store.keys(name).manifest) for name in names[1:]]
+    return names[:1] + [n for n, size in zip(names[1:], sizes, strict=True) if size is not None]
 
 
 def sealed_parts(store: Store, run_id: str) -> list[str]:

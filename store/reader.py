@@ -30,7 +30,7 @@ from .joining import join_parts
 from .layout import METADATA_NAME, RunKeys, to_bytes
 from .metadata import STATIC_KEY
 from .partial import LeftOut, coverage_of, read_pulled
-from .parts import check_part, part_names, sealed_parts
+from .parts import check_part, existing_parts, sealed_parts
 from .store import Store, open_store
 from .token_view import block_token_chunks, drop_padding, take_blocks
 
@@ -93,7 +93,7 @@ def open_run(
         ``token_offset[i]`` to ``token_offset[i + 1]``, and the coordinates ``token_text`` (row on
         ``text``), ``token_position`` (in the text) and ``token_id`` say of each what it is.
         ``token_layer`` are its layers, some of ``layer`` or all. Texts that were appended to the
-        run follow its own; the attribute ``parts`` names what was appended.
+        run follow its own; the attribute ``parts`` then names the run and what was appended.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def open_run(
         store = open_store(url_or_store, storage_options=storage_options)
     options: dict[str, Any] = {"allow_partial": allow_partial, "pulled_only": pulled_only}
     with ThreadPoolExecutor(1) as pool:  # most runs have no parts: asking costs no time
-        asked = pool.submit(_visible_parts, store, run_id, allow_partial=allow_partial)
+        asked = pool.submit(existing_parts if allow_partial else sealed_parts, store, run_id)
         parts = _open_pulled(store, run_id, chunks=chunks, **options)
         names = asked.result()
     if len(names) > 1:
@@ -134,16 +134,6 @@ def _open_pulled(store: Store, name: str, **options: Any) -> list[xr.Dataset | N
         return [_open_part(store, name, **options)]
     except NotPulledError as err:
         return [err]
-
-
-def _visible_parts(store: Store, run_id: str, *, allow_partial: bool) -> list[str]:
-    """Return the parts of a run that readers see, the run itself first."""
-    if not allow_partial:
-        return sealed_parts(store, run_id)
-    names = part_names(store, run_id)
-    # A part is a run: without run.json it does not exist yet.
-    sizes = [store.backend.size(store.keys(name).manifest) for name in names[1:]]
-    return names[:1] + [n for n, size in zip(names[1:], sizes, strict=True) if size is not None]
 
 
 def _open_part(

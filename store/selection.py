@@ -137,11 +137,11 @@ def choose(
     layers: Collection[int] | None,
     pools: Collection[str] | None,
     splits: Collection[str] | None,
-    known: Mapping[str, np.ndarray] | None = None,
+    known: Mapping[str, np.ndarray],
 ) -> Coverage:
     """Return the objects of ``run`` that belong to the layers, pools and splits (None: all).
 
-    ``known`` is what :func:`check_splits` returned.
+    ``known`` is what :func:`check_splits` returned, empty where ``splits`` is None.
 
     Raises
     ------
@@ -156,7 +156,7 @@ def choose(
     blocks = np.zeros(plan.n_blocks, dtype=bool)
     blocks[run.blocks] = True
     if splits is not None:
-        of_rows = (known or check_splits([run], splits))[plan.run]
+        of_rows = known[plan.run]
         chosen_rows = np.isin(of_rows, list(splits))
         blocks &= [chosen_rows[plan.block_rows(b)].any() for b in range(plan.n_blocks)]
     wanted = no_coverage(plan)

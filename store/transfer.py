@@ -10,7 +10,7 @@ from ..schemas import InvalidInputError
 from .catalog import write_catalog
 from .copying import RunCopy, Transfer
 from .partial import pulled_keys
-from .parts import part_names
+from .parts import existing_parts
 from .selection import check_splits, choose, read_source
 from .store import Store, create_store, open_store
 
@@ -114,12 +114,6 @@ def _open(place: str | os.PathLike[str] | Store, options: Mapping[str, Any] | No
     return place if isinstance(place, Store) else open_store(place, storage_options=options)
 
 
-def _existing_parts(store: Store, run_id: str) -> list[str]:
-    """Return a run and what was appended to it, but for a part that is only about to be."""
-    names = part_names(store, run_id)
-    return names[:1] + [n for n in names[1:] if store.backend.size(store.keys(n).manifest)]
-
-
 def _copy(
     source: Store,
     target: Store,
@@ -141,8 +135,8 @@ def _copy(
     # Every choice is checked before the first byte is copied.
     jobs = []
     for name in names:
-        parts = [read_source(source, part) for part in _existing_parts(source, name)]
-        known = None if splits is None else check_splits(parts, splits)
+        parts = [read_source(source, part) for part in existing_parts(source, name)]
+        known = {} if splits is None else check_splits(parts, splits)
         jobs += [
             (run, choose(run, layers=layers, pools=pools, splits=splits, known=known))
             for run in parts
