@@ -58,10 +58,10 @@ def add_doses(page: Page, tables: Mapping[str, pd.DataFrame], labels: Mapping[st
             listed += [{**row, "label": name} for row in rows_of(part)]
     caption = (
         "How to read: the share of samples that move as steered, with 95 % intervals that widen "
-        "for prompts answering alike; 0 at strength 0 by the strict rule, under which no change is "
-        "no success. Coherent texts, where they were judged, are the second curve, and the shaded "
-        "part is where they fall below the band of the unsteered model: success there is broken "
-        "text. Upright lines mark the middle of the curve (α50), the smallest strength that "
+        "for prompts answering alike; no change is no success, and strength 0 steers nowhere, so "
+        "it has no point. Coherent texts, where they were judged, are the second curve, and the "
+        "shaded part is where they fall below the band of the unsteered model: success there is "
+        "broken text. Upright lines mark the middle of the curve (α50), the smallest strength that "
         "differs from none, and the claim. The control for the direction stands under Steering."
     )
     items = [

@@ -39,6 +39,7 @@ SERIES = (
 )
 _ZERO: dict[str, Any] = {"color": "#8a9199", "strokeDash": [1, 3]}
 _MAX_LABELLED = 12  # layers: figures in more cells than that could not be read in a narrow panel
+_HEIGHT = 220
 _ROOM = 90  # pixels for the name of a row
 
 
@@ -124,7 +125,7 @@ def curves_panel(
             lines.mark_rule(color="#333", strokeDash=[4, 2]).encode(x=x, tooltip="label:N")
         )
         parts += _mark_names(panel, marks, series, x=x)
-    return panel.spec(parts, height=220)
+    return panel.spec(parts, height=_HEIGHT)
 
 
 def _mark_names(
@@ -141,7 +142,7 @@ def _mark_names(
             align="right" if right else "left", dx=-4 if right else 4, baseline="top",
             fontSize=10, color="#333",
         )  # fmt: skip
-        out.append(words.encode(x=x, y=alt.value(3 + 12 * i), text="label:N"))
+        out.append(words.encode(x=x, y=alt.value(_HEIGHT - 14 - 12 * i), text="label:N"))
     return out
 
 
