@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 from .hypothesis_judges import JUDGES, Answer, StudyTables
 
-__all__ = ["HYPOTHESES", "Hypothesis", "HypothesisVerdict", "StudyTables", "judge_hypotheses"]
+__all__ = [
+    "HYPOTHESES",
+    "Hypothesis",
+    "HypothesisVerdict",
+    "StudyTables",
+    "combine_verdicts",
+    "judge_hypotheses",
+]
 
 
 @dataclass(frozen=True)
@@ -84,3 +91,21 @@ def judge_hypotheses(
         for run, answer, because in judge(tables, runs):
             out.append(HypothesisVerdict(hypothesis, run, answer, because))
     return out
+
+
+def combine_verdicts(verdicts: Sequence[HypothesisVerdict]) -> HypothesisVerdict:
+    """Return the answer to one hypothesis over all models: the one that every model gives.
+
+    Where the models differ, or some cannot tell, no answer holds for all of them.
+    """
+    first = verdicts[0]
+    if len(verdicts) == 1:
+        return HypothesisVerdict(first.hypothesis, None, first.answer, first.because)
+    answers = [verdict.answer for verdict in verdicts]
+    counted = [(answer, answers.count(answer)) for answer in dict.fromkeys(answers)]
+    n = len(answers)
+    if len(counted) == 1:
+        because = f"{first.answer} in all {n} models"
+        return HypothesisVerdict(first.hypothesis, None, first.answer, because)
+    because = ", ".join(f"{answer} in {k} of {n} models" for answer, k in counted)
+    return HypothesisVerdict(first.hypothesis, None, "cannot tell", because)

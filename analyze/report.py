@@ -84,6 +84,8 @@ def write_report(results: ReportInput, path: Path) -> Path:
     """
     _require_charts()
     from .report_figures import add_auroc, add_pca, add_steering, add_subsets
+    from .report_hypotheses import add_hypotheses
+    from .report_interventions import add_interventions, judge_report
     from .report_page import Page
     from .report_provenance import add_provenance
     from .report_tables import add_findings, add_key_numbers
@@ -100,11 +102,15 @@ def write_report(results: ReportInput, path: Path) -> Path:
     title = results.title or string(results.study.get("title")) or "Study"
     page = Page(title=title, meta=_meta(results, views), version=__version__)
     add_findings(page, views, steering)
+    tables = results.tables
+    verdicts = judge_report(rows, null, tables=tables, views=views, study=results.study)
+    add_hypotheses(page, views, verdicts)
     if views:
         add_subsets(page, views)
         add_auroc(page, views)
         add_pca(page, views, variance=pca, points=points, arm_names=arms)
         add_steering(page, views, steering)
+        add_interventions(page, views, tables, verdicts=verdicts)
         add_key_numbers(page, views)
     urls = [u for u in map(string, rows.get("store_url", pd.Series(dtype=object))) if u]
     add_provenance(

@@ -21,6 +21,7 @@ __all__ = [
     "DIRECTION_COLOURS",
     "METHOD_COLOURS",
     "RANDOM_COLOUR",
+    "Panel",
     "auroc_domain",
     "draw_svg",
     "layer_panel",
@@ -82,7 +83,7 @@ def auroc_domain(values: Sequence[float | None]) -> tuple[float, float]:
     return max(math.floor(low * 10) / 10, -0.02), 1.02
 
 
-class _Panel:
+class Panel:
     """One panel as it grows: layers that name their data, and the data by name.
 
     Altair copies and checks whatever a chart holds at every step, so it is given names alone.
@@ -138,7 +139,7 @@ def subset_panel(
     numbers: Sequence[SubsetNumber], *, methods: Sequence[str], domain: tuple[float, float]
 ) -> Spec:
     """Return the dot chart of one model: probe beside bag of words in each subset."""
-    panel = _Panel()
+    panel = Panel()
     subsets = list(dict.fromkeys(n.subset for n in numbers))
     series = [*methods, "bag of words"]
     values: Records = []
@@ -212,7 +213,7 @@ def layer_panel(
     rows = rows[rows["estimate"].notna() & rows["layer"].notna()].sort_values("layer")
     if rows.empty:
         return None
-    panel = _Panel()
+    panel = Panel()
     layers = sorted({int(x) for x in rows["layer"]})
     x = _layer_axis(layers, view.n_layers)
     scale = alt.Scale(domain=list(domain), nice=False)
@@ -294,7 +295,7 @@ def pca_panel(
     titles: tuple[str, str],
 ) -> Spec:
     """Return the scatter of PC1 and PC2 of one model's texts, coloured and shaped by arm."""
-    panel = _Panel()
+    panel = Panel()
     values = records(points, ["text", "pc1", "pc2", "arm", "scenario", "category", "split"])
     names = {arm: string(arm_names.get(arm)) or arm for arm in ARM_COLOURS}
     for v in values:
@@ -321,7 +322,7 @@ def pca_panel(
 
 def steering_panel(rows: pd.DataFrame, *, directions: Sequence[str]) -> Spec:
     """Return effect against alpha of one model; random directions are thin grey lines."""
-    panel = _Panel()
+    panel = Panel()
     names = ["direction", "direction_index", "estimate", "ci_low", "ci_high"]
     units = ["alpha_separation", "alpha_raw", "alpha_norm", "alpha_angle"]
     tips = [

@@ -22,6 +22,7 @@ __all__ = [
     "Column",
     "Page",
     "Section",
+    "data_element",
     "details",
     "esc",
     "facts",
@@ -59,6 +60,7 @@ class Section:
     anchor: str
     heading: str
     body: str
+    lead: str = ""  # the finding in one sentence, plain text
 
 
 @dataclass
@@ -72,6 +74,14 @@ class Page:
     skeletons: list[Spec] = field(default_factory=list)
     charts: dict[str, dict[str, Any]] = field(default_factory=dict)
     n_static: int = 0  # characters of static drawings so far
+    scripts: list[str] = field(default_factory=lambda: ["report.js"])  # files of this package
+    styles: list[str] = field(default_factory=lambda: ["report.css"])
+
+    def use(self, *, script: str | None = None, style: str | None = None) -> None:
+        """Put a further script or style of this package into the page, once."""
+        for name, kept in ((script, self.scripts), (style, self.styles)):
+            if name is not None and name not in kept:
+                kept.append(name)
 
     def panel(
         self, heading: str, spec: Spec | None, *, absent: str = "", aside: bool = False
@@ -98,21 +108,21 @@ class Page:
             drawing = f'<img class="static" src="{source}" alt="{esc(heading)}">'
         return f'<div class="panel">{head}<div data-chart="{name}">{drawing}</div></div>'
 
-    def add(self, anchor: str, heading: str, body: str) -> None:
-        """Append a section."""
-        self.sections.append(Section(anchor, heading, body))
+    def add(self, anchor: str, heading: str, body: str, *, lead: str = "") -> None:
+        """Append a section; ``lead`` is what it finds, plain text, also shown in the contents."""
+        self.sections.append(Section(anchor, heading, body, lead))
 
     def to_html(self) -> str:
         """Return the whole page as one self-contained HTML document."""
         folder = files(__package__)
-        script = folder.joinpath("report.js").read_text(encoding="utf-8")
+        script = _read_all(self.scripts)
         bundle = _bundle()
         return Template(
             folder.joinpath("report_template.html").read_text(encoding="utf-8")
         ).substitute(
             script_hashes=" ".join(map(_csp_hash, (bundle, script))),
             title=esc(self.title),
-            css=folder.joinpath("report.css").read_text(encoding="utf-8"),
+            css=_read_all(self.styles),
             meta=esc(self.meta),
             nav="".join(f'<a href="#{s.anchor}">{esc(s.heading)}</a>' for s in self.sections),
             main="\n".join(map(_section, self.sections)),
@@ -128,7 +138,8 @@ class Page:
 def _section(section: Section) -> str:
     anchor = f'<a class="anchor" href="#{section.anchor}" aria-label="Link to this section">#</a>'
     head = f'<h2 id="{section.anchor}">{esc(section.heading)}{anchor}</h2>'
-    return f"<section>\n{head}\n{section.body}\n</section>"
+    lead = f'<p class="lead">{esc(section.lead)}</p>\n' if section.lead else ""
+    return f"<section>\n{head}\n{lead}{section.body}\n</section>"
 
 
 @cache
@@ -144,6 +155,16 @@ def _bundle() -> str:
 def _csp_hash(script: str) -> str:
     digest = hashlib.sha256(script.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def _read_all(names: Sequence[str]) -> str:
+    folder = files(__package__)
+    return "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+
+
+def data_element(name: str, value: object) -> str:
+    """Return ``value`` as a JSON element with the id ``name``, for a script of the page to read."""
+    return f'<script type="application/json" id="{esc(name)}">{_script_json(value)}</script>'
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,19 @@ def read_tables(results: Results, *, wanted: Wanted = lambda *_: True) -> dict[s
                 table = pd.read_parquet(path)
                 table = table if "run" in table else table.assign(run=subject)
                 found.setdefault(name, []).append(table)
+        record = results.stage(subject, stage) / "steer-transfer.json"
+        if stage == "steer_transfer" and wanted(subject, stage) and record.exists():
+            found.setdefault("steer-transfer-verdicts", []).append(_verdicts(record, subject))
     return {name: pd.concat(tables, ignore_index=True) for name, tables in found.items()}
+
+
+def _verdicts(record: Path, subject: str) -> pd.DataFrame:
+    """Return what a transfer of steering concluded, with the runs of its source and its target."""
+    import pandas as pd
+
+    source, _, target = subject.partition("--")
+    verdicts = json.loads(record.read_text(encoding="utf-8")).get("verdicts", [])
+    return pd.DataFrame(verdicts).assign(run=target, source_run=source)
 
 
 def report_input(

@@ -95,7 +95,9 @@ def test_every_chart_has_a_static_drawing(page):
 def test_sections_come_in_the_order_of_the_story(page):
     anchors = re.findall(r'<h2 id="(\w+)">', page)
     assert anchors == [
-        "findings", "measures", "auroc", "pca", "steering", "numbers", "provenance"
+        "findings",
+        "hypotheses",
+        "measures", "auroc", "pca", "steering", "numbers", "provenance"
     ]  # fmt: skip
 
 
