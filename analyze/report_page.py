@@ -32,6 +32,7 @@ __all__ = [
     "table",
 ]
 
+_MANY_SECTIONS = 6  # more than these are listed at the top with their findings
 _STATIC_BUDGET = 1_200_000  # characters: with the bundle, a usual study stays under 3 MB
 
 
@@ -59,6 +60,7 @@ class Section:
     anchor: str
     heading: str
     body: str
+    lead: str = ""  # the finding in one sentence, plain text
 
 
 @dataclass
@@ -81,7 +83,7 @@ class Page:
         ``heading`` is plain text. The script replaces the drawing by the live chart. A panel that
         lies ``aside`` (in a closed box) has a drawing only while the page is light enough.
         """
-        head = f"<h4>{esc(heading)}</h4>"
+        head = f'<div class="head"><h4>{esc(heading)}</h4></div>'
         if spec is None:
             return f'<div class="panel">{head}<p class="absent">{esc(absent)}</p></div>'
         name = f"c{len(self.charts)}"
@@ -98,9 +100,9 @@ class Page:
             drawing = f'<img class="static" src="{source}" alt="{esc(heading)}">'
         return f'<div class="panel">{head}<div data-chart="{name}">{drawing}</div></div>'
 
-    def add(self, anchor: str, heading: str, body: str) -> None:
-        """Append a section."""
-        self.sections.append(Section(anchor, heading, body))
+    def add(self, anchor: str, heading: str, body: str, *, lead: str = "") -> None:
+        """Append a section; ``lead`` is what it finds, plain text, also shown in the contents."""
+        self.sections.append(Section(anchor, heading, body, lead))
 
     def to_html(self) -> str:
         """Return the whole page as one self-contained HTML document."""
@@ -115,6 +117,7 @@ class Page:
             css=folder.joinpath("report.css").read_text(encoding="utf-8"),
             meta=esc(self.meta),
             nav="".join(f'<a href="#{s.anchor}">{esc(s.heading)}</a>' for s in self.sections),
+            contents=_contents(self.sections),
             main="\n".join(map(_section, self.sections)),
             version=esc(self.version),
             charts=_script_json(
@@ -128,7 +131,21 @@ class Page:
 def _section(section: Section) -> str:
     anchor = f'<a class="anchor" href="#{section.anchor}" aria-label="Link to this section">#</a>'
     head = f'<h2 id="{section.anchor}">{esc(section.heading)}{anchor}</h2>'
-    return f"<section>\n{head}\n{section.body}\n</section>"
+    lead = f'<p class="lead">{esc(section.lead)}</p>\n' if section.lead else ""
+    return f"<section>\n{head}\n{lead}{section.body}\n</section>"
+
+
+def _contents(sections: Sequence[Section]) -> str:
+    """Return a list of the sections with what each finds, where there are many."""
+    if len(sections) <= _MANY_SECTIONS:
+        return ""
+    items = "".join(
+        f'<li><a href="#{s.anchor}">{esc(s.heading)}</a>'
+        + (f" <span>{esc(s.lead)}</span>" if s.lead else "")
+        + "</li>\n"
+        for s in sections
+    )
+    return f'<nav class="contents" aria-label="Contents"><h2>Contents</h2><ol>\n{items}</ol></nav>'
 
 
 @cache
@@ -155,12 +172,24 @@ class Column:
     kind: str = ""  # "number" aligns right, "long" keeps room for prose
 
 
-def table(columns: Sequence[Column], rows: Iterable[Mapping[str, Any]], *, label: str) -> str:
-    """Return a table that scrolls sideways inside its own box."""
+def table(
+    columns: Sequence[Column],
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    label: str,
+    row_attributes: Sequence[str] | None = None,
+) -> str:
+    """Return a table that scrolls sideways inside its own box.
+
+    ``row_attributes`` are HTML attributes of the rows, each with a space before it.
+    """
     head = "".join(f'<th scope="col"{_class(c)}>{esc(c.heading)}</th>' for c in columns)
+    kept = list(rows)
     body = "".join(
-        "<tr>" + "".join(f"<td{_class(c)}>{esc(c.show(row))}</td>" for c in columns) + "</tr>\n"
-        for row in rows
+        f"<tr{attributes}>"
+        + "".join(f"<td{_class(c)}>{esc(c.show(row))}</td>" for c in columns)
+        + "</tr>\n"
+        for row, attributes in zip(kept, row_attributes or [""] * len(kept), strict=True)
     )
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{esc(label)}">'
