@@ -3,7 +3,7 @@
 // The expression interpreter (ast) needs no eval, so the page's content security policy can
 // forbid it.
 (() => {
-  const { config, skeletons, charts } = JSON.parse(document.getElementById("charts").textContent);
+  const { config, skeletons, charts } = JSON.parse(document.querySelector("script#charts").textContent);
   const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, config };
   const all = (root, selector) => [...root.querySelectorAll(selector)];
 
@@ -13,8 +13,13 @@
   const toDatasets = (tables) =>
     Object.fromEntries(Object.entries(tables).map(([name, table]) => [name, toRecords(table)]));
 
-  async function draw(panel) {
-    if (panel.dataset.state) return;
+  const drawings = new Map();  // one promise for a panel, whoever asks for it
+  function draw(panel) {
+    if (!drawings.has(panel)) drawings.set(panel, drawOnce(panel));
+    return drawings.get(panel);
+  }
+
+  async function drawOnce(panel) {
     panel.dataset.state = "drawing";
     const live = document.createElement("div");
     live.className = "live";
@@ -31,10 +36,15 @@
     }
   }
 
+  // Between two charts the page takes a reader's clicks.
+  const pause = () => new Promise((resume) => setTimeout(resume, 0));
+
   async function drawAll(root) {
     for (const panel of all(root, "[data-chart]")) {
       // What does not show has no width to draw to; it is drawn when it shows.
-      if (!panel.closest("details:not([open]), [hidden]")) await draw(panel);
+      if (panel.closest("details:not([open]), [hidden]")) continue;
+      await draw(panel);
+      await pause();
     }
   }
 
@@ -154,5 +164,12 @@
   for (const box of all(document, "details")) {
     box.addEventListener("toggle", () => { if (box.open) drawAll(box); });
   }
-  drawAll(document).then(() => { document.documentElement.dataset.charts = "done"; });
+  // The page is open with its static drawings; the charts in view are drawn first.
+  const near = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) if (isIntersecting) draw(target);
+  }, { rootMargin: "200px" });
+  window.addEventListener("load", () => {
+    for (const panel of all(document, "[data-chart]")) near.observe(panel);
+    drawAll(document).then(() => { document.documentElement.dataset.charts = "done"; });
+  });
 })();

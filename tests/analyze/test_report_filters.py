@@ -54,10 +54,12 @@ def page(tmp_path_factory) -> Path:
     page.add("texts", "Texts", body)
     items = []
     for model in MODELS:
-        values = [{"x": i, "y": i / 7, "text": FORMULA if i == 2 else "a, b"} for i in range(4)]
+        values = [
+            {"x": i, "y": i / 8 + 0.5, "text": FORMULA if i == 2 else "a, b"} for i in range(4)
+        ]
         panel = page.panel(model, dots(Panel(), values))
         items.append(Item(grid([panel], width="10rem"), {"model": model}))
-    page.add("charts", "Charts", filterable(items, label="Charts", filters=["model"]))
+    page.add("drawings", "Drawings", filterable(items, label="Charts", filters=["model"]))
     for i in range(5):
         page.add(f"more{i}", f"More {i}", "<p>…</p>" * 40, lead=f"Finding <{i}>")
     path: Path = tmp_path_factory.mktemp("page") / "page.html"
@@ -140,12 +142,13 @@ def test_the_csv_of_a_table_holds_the_rows_that_were_chosen(browser, page, downl
 
 def test_the_csv_of_a_chart_is_its_own_data(browser, page, downloads):
     open_page(browser, page)
-    button = browser.find_element(By.CSS_SELECTOR, "#charts ~ .filterable button.csv")
+    button = browser.find_element(By.CSS_SELECTOR, "#drawings ~ .filterable button.csv")
     assert button.get_attribute("aria-label") == "alpha: save as CSV"
     lines = saved(browser, downloads, button)
     assert lines[0] == ["part", "x", "y", "text"]
     assert lines[1:5] == [
-        ["points", str(i), str(i / 7), "'" + FORMULA if i == 2 else "a, b"] for i in range(4)
+        ["points", str(i), f"{i / 8 + 0.5:g}", "'" + FORMULA if i == 2 else "a, b"]
+        for i in range(4)
     ]
     assert lines[5] == ["chance", "", "0.5", ""]
 
@@ -153,14 +156,14 @@ def test_the_csv_of_a_chart_is_its_own_data(browser, page, downloads):
 def test_a_chart_that_a_choice_hid_is_drawn_when_it_shows(browser, page):
     open_page(browser, page)
     assert [state for state, _ in states(browser)] == ["drawn", "drawn"]
-    choice = Select(browser.find_element(By.CSS_SELECTOR, "#charts ~ .filterable select"))
+    choice = Select(browser.find_element(By.CSS_SELECTOR, "#drawings ~ .filterable select"))
     choice.select_by_value("beta")
-    assert len(shown(browser, "charts")) == 1
+    assert len(shown(browser, "drawings")) == 1
     choice.select_by_index(0)
     wait_for(
         browser, "return [...document.querySelectorAll('.live svg')].every(e => e.clientWidth)"
     )
-    assert len(shown(browser, "charts")) == 2
+    assert len(shown(browser, "drawings")) == 2
 
 
 def test_many_sections_are_listed_with_their_findings(browser, page):
