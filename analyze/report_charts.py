@@ -22,8 +22,11 @@ __all__ = [
     "METHOD_COLOURS",
     "RANDOM_COLOUR",
     "Panel",
+    "Records",
+    "Spec",
     "auroc_domain",
     "draw_svg",
+    "layer_axis",
     "layer_panel",
     "method_colour",
     "pca_panel",
@@ -125,7 +128,9 @@ def static_image(spec: Spec) -> str:
 
 def draw_svg(spec: Spec) -> str:
     """Return ``spec`` drawn as SVG in the report's style, the same bytes for the same spec."""
-    config = {**CONFIG, "aria": False, "font": "sans-serif"}
+    # A reader's font may be wider than the one that the labels were measured in.
+    room = {"left": 16, "right": 6, "top": 5, "bottom": 5}
+    config = {**CONFIG, "aria": False, "font": "sans-serif", "padding": room}
     svg = vl_convert.vegalite_to_svg({**spec, "config": config})
     svg = _TAG.sub(lambda tag: _COORDINATES.sub(_round, _NOISE.sub("", tag[0])), svg)
     # Vega numbers clip paths and gradients through the life of the process; the same drawing has
@@ -195,7 +200,7 @@ def subset_panel(
     )  # fmt: skip
 
 
-def _layer_axis(layers: Sequence[int], n_layers: int | None) -> alt.X:
+def layer_axis(layers: Sequence[int], n_layers: int | None) -> alt.X:
     """Return the layer axis: whole blocks, with the relative depth on a second line."""
     step = max(1, math.ceil(len(layers) / 12))
     expr = "datum.label"
@@ -220,7 +225,7 @@ def layer_panel(
         return None
     panel = Panel()
     layers = sorted({int(x) for x in rows["layer"]})
-    x = _layer_axis(layers, view.n_layers)
+    x = layer_axis(layers, view.n_layers)
     scale = alt.Scale(domain=list(domain), nice=False)
     y_axis = alt.Axis(title="AUROC", format=".1f", tickCount=6)
     band = view.random_band(subset, pool=pool)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .report_page import Column, esc, table
@@ -97,7 +98,7 @@ def filterable(
     page_size
         How many matching items show at first.
     """
-    choices = [Filter(name, lambda row, name=name: row.get(name, "")) for name in filters]
+    choices = [Filter(name, partial(_value, name)) for name in filters]
     kept, values = _choices(choices, [item.values for item in items])
     body = "".join(
         f"<div class='item'{_marks([f.value(item.values) for f in kept])}>{item.body}</div>\n"
@@ -111,6 +112,10 @@ def filterable(
         search=search,
         page_size=page_size,
     )
+
+
+def _value(name: str, values: Mapping[str, Any]) -> str:
+    return str(values.get(name, ""))
 
 
 def _choices(

@@ -28,6 +28,7 @@ __all__ = [
     "figure",
     "grid",
     "key",
+    "notes",
     "reason_list",
     "table",
 ]
@@ -256,6 +257,14 @@ def grid(panels: Sequence[str], *, width: str) -> str:
 def figure(caption: str, legend: str, body: str) -> str:
     """Return a figure: how to read it, its key, its panels (``legend`` and ``body`` are HTML)."""
     return f"<figure><figcaption>{esc(caption)}</figcaption>{legend}{body}</figure>"
+
+
+def notes(*, controls: str, caveat: str) -> str:
+    """Return what a figure's controls say and what it does not show, from plain text."""
+    return (
+        f'<p class="controls"><strong>Controls.</strong> {esc(controls)}</p>'
+        f'<p class="caveat"><strong>Mind.</strong> {esc(caveat)}</p>'
+    )
 
 
 def reason_list(reasons: Sequence[str]) -> str:
