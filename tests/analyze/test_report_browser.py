@@ -36,7 +36,7 @@ def test_every_figure_is_drawn_with_marks_and_no_message(browser, report):
         "return [...document.querySelectorAll('[data-state=drawn]')].map(e => "
         "e.querySelectorAll('svg .mark-symbol path, svg .mark-line path').length)"
     )
-    assert len(marks) == 3 * (1 + 4 + 4 + 1)
+    assert len(marks) == 3 * (1 + 4 + 4 + 1) + 4
     assert min(marks) >= 2
     assert browser.execute_script("return document.querySelectorAll('img.static').length") == len(
         [1 for _, closed in states(browser) if closed]
@@ -113,7 +113,7 @@ def test_without_scripts_every_drawing_shows(browser, report):
     images = browser.execute_cdp_cmd(
         "DOM.querySelectorAll", {"nodeId": document, "selector": "img.static"}
     )["nodeIds"]
-    assert len(images) == 3 * (1 + 1 + 4 * 3 + 4)
+    assert len(images) == 3 * (1 + 1 + 4 * 3 + 4) + 4
     first = browser.execute_cdp_cmd("DOM.getBoxModel", {"nodeId": images[0]})["model"]
     # A broken image would be as low as its alternative text.
     assert first["height"] > 100
