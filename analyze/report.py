@@ -88,6 +88,7 @@ def write_report(results: ReportInput, path: Path) -> Path:
     from .report_interventions import add_interventions, judge_report
     from .report_page import Page
     from .report_provenance import add_provenance
+    from .report_sections import add_after_auroc, add_after_pca
     from .report_tables import add_findings, add_key_numbers
 
     rows, null = _table("rows", results.rows), _table("null", results.null)
@@ -108,7 +109,9 @@ def write_report(results: ReportInput, path: Path) -> Path:
     if views:
         add_subsets(page, views)
         add_auroc(page, views)
+        add_after_auroc(page, views, results.tables)
         add_pca(page, views, variance=pca, points=points, arm_names=arms)
+        add_after_pca(page, views, results.tables, arm_names=arms)
         add_steering(page, views, steering)
         add_interventions(page, views, tables, verdicts=verdicts)
         add_key_numbers(page, views)

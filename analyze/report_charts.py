@@ -22,8 +22,11 @@ __all__ = [
     "METHOD_COLOURS",
     "RANDOM_COLOUR",
     "Panel",
+    "Records",
+    "Spec",
     "auroc_domain",
     "draw_svg",
+    "layer_axis",
     "layer_panel",
     "method_colour",
     "pca_panel",
@@ -93,10 +96,15 @@ class Panel:
     def __init__(self) -> None:
         self.datasets: dict[str, Records] = {}
 
-    def chart(self, values: Records) -> alt.Chart:
-        """Return a chart of ``values``, which are kept once under a name in order."""
-        known = (name for name, kept in self.datasets.items() if kept == values)
-        name = next(known, f"d{len(self.datasets)}")
+    def chart(self, values: Records, name: str = "") -> alt.Chart:
+        """Return a chart of ``values``, which are kept once under a name (by default in order).
+
+        The names stand in the CSV of the chart beside the rows.
+        """
+        known = (known for known, kept in self.datasets.items() if kept == values)
+        fresh = f"d{len(self.datasets)}"
+        fresh = name if name and name not in self.datasets else f"{name} {fresh}".strip()
+        name = next(known, fresh)
         self.datasets[name] = values
         return alt.Chart(alt.NamedData(name))
 
@@ -120,7 +128,9 @@ def static_image(spec: Spec) -> str:
 
 def draw_svg(spec: Spec) -> str:
     """Return ``spec`` drawn as SVG in the report's style, the same bytes for the same spec."""
-    config = {**CONFIG, "aria": False, "font": "sans-serif"}
+    # A reader's font may be wider than the one that the labels were measured in.
+    room = {"left": 16, "right": 6, "top": 5, "bottom": 5}
+    config = {**CONFIG, "aria": False, "font": "sans-serif", "padding": room}
     svg = vl_convert.vegalite_to_svg({**spec, "config": config})
     svg = _TAG.sub(lambda tag: _COORDINATES.sub(_round, _NOISE.sub("", tag[0])), svg)
     # Vega numbers clip paths and gradients through the life of the process; the same drawing has
@@ -169,10 +179,10 @@ def subset_panel(
         alt.Tooltip("delta:Q", title="probe − bag of words", format=".3f"),
         alt.Tooltip("pairs:Q", title="pairs"),
     ]
-    chance = panel.chart([{"x": 0.5}]).mark_rule(color="#8a9199", strokeDash=[1, 3])
+    chance = panel.chart([{"x": 0.5}], "chance").mark_rule(color="#8a9199", strokeDash=[1, 3])
     bars = [v for v in values if v["low"] is not None and v["high"] is not None]
-    rule = panel.chart(bars).mark_rule(strokeWidth=2, clip=True)
-    points = panel.chart(values).mark_point(filled=True, size=75, opacity=1)
+    rule = panel.chart(bars, "with interval").mark_rule(strokeWidth=2, clip=True)
+    points = panel.chart(values, "estimates").mark_point(filled=True, size=75, opacity=1)
     x_axis = alt.Axis(title="AUROC", format=".1f", tickMinStep=0.1, tickCount=6)
     return panel.spec(
         [
@@ -190,7 +200,7 @@ def subset_panel(
     )  # fmt: skip
 
 
-def _layer_axis(layers: Sequence[int], n_layers: int | None) -> alt.X:
+def layer_axis(layers: Sequence[int], n_layers: int | None) -> alt.X:
     """Return the layer axis: whole blocks, with the relative depth on a second line."""
     step = max(1, math.ceil(len(layers) / 12))
     expr = "datum.label"
@@ -215,7 +225,7 @@ def layer_panel(
         return None
     panel = Panel()
     layers = sorted({int(x) for x in rows["layer"]})
-    x = _layer_axis(layers, view.n_layers)
+    x = layer_axis(layers, view.n_layers)
     scale = alt.Scale(domain=list(domain), nice=False)
     y_axis = alt.Axis(title="AUROC", format=".1f", tickCount=6)
     band = view.random_band(subset, pool=pool)
@@ -230,7 +240,7 @@ def layer_panel(
     ]
     parts: list[alt.Chart] = []
     if len(band):
-        null = panel.chart(records(band, band_names))
+        null = panel.chart(records(band, band_names), "random directions")
         y_low = alt.Y("q025:Q", scale=scale, axis=y_axis)
         y_max = alt.Y("max:Q", scale=scale, axis=y_axis)
         parts += [
@@ -246,10 +256,12 @@ def layer_panel(
     bow = number(own["estimate"]) if own else (number(quoted[0]) if quoted else None)
     y_rule = alt.Y("value:Q", scale=scale, axis=y_axis)
     parts.append(
-        panel.chart([{"value": 0.5}]).mark_rule(color="#8a9199", strokeDash=[1, 3]).encode(y=y_rule)
+        panel.chart([{"value": 0.5}], "chance")
+        .mark_rule(color="#8a9199", strokeDash=[1, 3])
+        .encode(y=y_rule)
     )
     if bow is not None:
-        line = panel.chart([{"value": round(bow, 4)}])
+        line = panel.chart([{"value": round(bow, 4)}], "bag of words")
         parts.append(
             line.mark_rule(color=BOW_COLOUR, strokeDash=[7, 3], strokeWidth=1.8)
             .encode(y=y_rule, tooltip=alt.Tooltip("value:Q", title="bag of words", format=".3f"))
@@ -273,8 +285,8 @@ def layer_panel(
         colour = method_colour(view.methods, method)
         shape = SERIES_SHAPES[i % 3]
         ends = [m for m in mine if m["ci_low"] is not None and m["ci_high"] is not None]
-        curve = panel.chart(mine)
-        around = panel.chart(ends)
+        curve = panel.chart(mine, method)
+        around = panel.chart(ends, f"{method} with interval")
         shown = around.mark_area(color=colour, opacity=0.16)
         if len(ends) == 1:
             shown = around.mark_rule(color=colour, strokeWidth=2)
@@ -305,7 +317,7 @@ def pca_panel(
     shape = alt.Scale(domain=arms, range=list(ARM_SHAPES.values()))
     x_scale, y_scale = (alt.Scale(domain=list(d), nice=False, zero=False) for d in domains)
     x_axis, y_axis = (alt.Axis(tickCount=4, format=",~r", title=t) for t in titles)
-    chart = panel.chart(values).mark_point(filled=True, size=26, opacity=0.6)
+    chart = panel.chart(values, "texts").mark_point(filled=True, size=26, opacity=0.6)
     return panel.spec(
         [
             chart.encode(
@@ -346,7 +358,7 @@ def steering_panel(rows: pd.DataFrame, *, directions: Sequence[str]) -> Spec:
     ]
     random = records(rows[rows["direction"] == "random"], names + units)
     if random:
-        drawn = panel.chart(random)
+        drawn = panel.chart(random, "random directions")
         detail = alt.Detail("direction_index:N")
         parts += [
             drawn.mark_line(color=RANDOM_COLOUR, strokeWidth=1, opacity=0.55)
@@ -355,7 +367,8 @@ def steering_panel(rows: pd.DataFrame, *, directions: Sequence[str]) -> Spec:
             .encode(x=x, y=y, tooltip=tips),
         ]  # fmt: skip
     for i, direction in enumerate(directions):
-        mine = panel.chart(records(rows[rows["direction"] == direction], names + units))
+        own = records(rows[rows["direction"] == direction], names + units)
+        mine = panel.chart(own, direction)
         colour = DIRECTION_COLOURS[i % len(DIRECTION_COLOURS)]
         y_ci = alt.Y("ci_low:Q", title="effect [nats/token]")
         parts += [

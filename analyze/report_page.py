@@ -29,10 +29,12 @@ __all__ = [
     "figure",
     "grid",
     "key",
+    "notes",
     "reason_list",
     "table",
 ]
 
+_MANY_SECTIONS = 6  # more than these are listed at the top with their findings
 _STATIC_BUDGET = 1_200_000  # characters: with the bundle, a usual study stays under 3 MB
 
 
@@ -91,7 +93,7 @@ class Page:
         ``heading`` is plain text. The script replaces the drawing by the live chart. A panel that
         lies ``aside`` (in a closed box) has a drawing only while the page is light enough.
         """
-        head = f"<h4>{esc(heading)}</h4>"
+        head = f'<div class="head"><h4>{esc(heading)}</h4></div>'
         if spec is None:
             return f'<div class="panel">{head}<p class="absent">{esc(absent)}</p></div>'
         name = f"c{len(self.charts)}"
@@ -125,6 +127,7 @@ class Page:
             css=_read_all(self.styles),
             meta=esc(self.meta),
             nav="".join(f'<a href="#{s.anchor}">{esc(s.heading)}</a>' for s in self.sections),
+            contents=_contents(self.sections),
             main="\n".join(map(_section, self.sections)),
             version=esc(self.version),
             charts=_script_json(
@@ -140,6 +143,19 @@ def _section(section: Section) -> str:
     head = f'<h2 id="{section.anchor}">{esc(section.heading)}{anchor}</h2>'
     lead = f'<p class="lead">{esc(section.lead)}</p>\n' if section.lead else ""
     return f"<section>\n{head}\n{lead}{section.body}\n</section>"
+
+
+def _contents(sections: Sequence[Section]) -> str:
+    """Return a list of the sections with what each finds, where there are many."""
+    if len(sections) <= _MANY_SECTIONS:
+        return ""
+    items = "".join(
+        f'<li><a href="#{s.anchor}">{esc(s.heading)}</a>'
+        + (f" <span>{esc(s.lead)}</span>" if s.lead else "")
+        + "</li>\n"
+        for s in sections
+    )
+    return f'<nav class="contents" aria-label="Contents"><h2>Contents</h2><ol>\n{items}</ol></nav>'
 
 
 @cache
@@ -176,12 +192,24 @@ class Column:
     kind: str = ""  # "number" aligns right, "long" keeps room for prose
 
 
-def table(columns: Sequence[Column], rows: Iterable[Mapping[str, Any]], *, label: str) -> str:
-    """Return a table that scrolls sideways inside its own box."""
+def table(
+    columns: Sequence[Column],
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    label: str,
+    row_attributes: Sequence[str] | None = None,
+) -> str:
+    """Return a table that scrolls sideways inside its own box.
+
+    ``row_attributes`` are HTML attributes of the rows, each with a space before it.
+    """
     head = "".join(f'<th scope="col"{_class(c)}>{esc(c.heading)}</th>' for c in columns)
+    kept = list(rows)
     body = "".join(
-        "<tr>" + "".join(f"<td{_class(c)}>{esc(c.show(row))}</td>" for c in columns) + "</tr>\n"
-        for row in rows
+        f"<tr{attributes}>"
+        + "".join(f"<td{_class(c)}>{esc(c.show(row))}</td>" for c in columns)
+        + "</tr>\n"
+        for row, attributes in zip(kept, row_attributes or [""] * len(kept), strict=True)
     )
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{esc(label)}">'
@@ -248,6 +276,14 @@ def grid(panels: Sequence[str], *, width: str) -> str:
 def figure(caption: str, legend: str, body: str) -> str:
     """Return a figure: how to read it, its key, its panels (``legend`` and ``body`` are HTML)."""
     return f"<figure><figcaption>{esc(caption)}</figcaption>{legend}{body}</figure>"
+
+
+def notes(*, controls: str, caveat: str) -> str:
+    """Return what a figure's controls say and what it does not show, from plain text."""
+    return (
+        f'<p class="controls"><strong>Controls.</strong> {esc(controls)}</p>'
+        f'<p class="caveat"><strong>Mind.</strong> {esc(caveat)}</p>'
+    )
 
 
 def reason_list(reasons: Sequence[str]) -> str:

@@ -88,16 +88,16 @@ def test_every_chart_has_a_static_drawing(page):
     drawings = re.findall(r'data-chart="c\d+"><img class="static" src="data:image/svg', page)
     assert set(names) == set(charts_of(page)["charts"])
     assert len(drawings) == len(names)
-    # 3 models: one subset chart and one steering curve each, 4 subsets in 3 pools, 4 of PCA.
-    assert len(names) == 3 * (1 + 1 + 4 * 3 + 4)
+    # 3 models: one subset chart and one steering curve each, 4 subsets in 3 pools, 4 of PCA; 4
+    # subsets by relative depth.
+    assert len(names) == 3 * (1 + 1 + 4 * 3 + 4) + 4
 
 
 def test_sections_come_in_the_order_of_the_story(page):
     anchors = re.findall(r'<h2 id="(\w+)">', page)
     assert anchors == [
-        "findings",
-        "hypotheses",
-        "measures", "auroc", "pca", "steering", "numbers", "provenance"
+        "findings", "hypotheses", "measures", "auroc", "depth", "pca", "steering", "numbers",
+        "provenance",
     ]  # fmt: skip
 
 

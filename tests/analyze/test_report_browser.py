@@ -2,56 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
 from actlake.analyze.report import write_report
+from tests.analyze.chromium import chromium, open_page, states, wait_for
 from tests.analyze.report_data import realistic_page, small_input
 
 HOSTILE = '</script><script>window.pwned=1</script><img src=x onerror="window.pwned=1">'
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-)
-
-
-def _needed(*names: str) -> str:
-    found = next((path for path in map(shutil.which, names) if path), None)
-    if found is None:
-        pytest.fail(
-            f"none of {names} is on PATH: these tests look at the report in a real browser; "
-            "install chromium and chromium-driver (tests/install-chromium.sh)"
-        )
-    return found
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = _needed("chromium", "chromium-browser", "google-chrome")
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(_needed("chromedriver")))
-    driver.set_page_load_timeout(60)
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -61,29 +29,6 @@ def report(tmp_path_factory) -> Path:
     return path
 
 
-def open_page(browser, path: Path, *, width: int = 1280, scripts: bool = True) -> None:
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not scripts})
-    browser.get_log("browser")  # what earlier pages said is theirs
-    browser.get(path.as_uri())
-    if scripts:
-        wait_for(browser, "return document.documentElement.dataset.charts === 'done'")
-
-
-def wait_for(browser, condition: str) -> None:
-    WebDriverWait(browser, 60, poll_frequency=0.05).until(lambda b: b.execute_script(condition))
-
-
-def states(browser) -> list[tuple[str | None, bool]]:
-    """The state of every chart, and whether it lies in a closed box."""
-    found = browser.execute_script(
-        "return [...document.querySelectorAll('[data-chart]')].map("
-        "e => [e.dataset.state || null, !!e.closest('details:not([open])')])"
-    )
-    return [(state, closed) for state, closed in found]
-
-
 def test_every_figure_is_drawn_with_marks_and_no_message(browser, report):
     open_page(browser, report)
     assert {state for state, closed in states(browser) if not closed} == {"drawn"}
@@ -91,7 +36,7 @@ def test_every_figure_is_drawn_with_marks_and_no_message(browser, report):
         "return [...document.querySelectorAll('[data-state=drawn]')].map(e => "
         "e.querySelectorAll('svg .mark-symbol path, svg .mark-line path').length)"
     )
-    assert len(marks) == 3 * (1 + 4 + 4 + 1)
+    assert len(marks) == 3 * (1 + 4 + 4 + 1) + 4
     assert min(marks) >= 2
     assert browser.execute_script("return document.querySelectorAll('img.static').length") == len(
         [1 for _, closed in states(browser) if closed]
@@ -168,7 +113,7 @@ def test_without_scripts_every_drawing_shows(browser, report):
     images = browser.execute_cdp_cmd(
         "DOM.querySelectorAll", {"nodeId": document, "selector": "img.static"}
     )["nodeIds"]
-    assert len(images) == 3 * (1 + 1 + 4 * 3 + 4)
+    assert len(images) == 3 * (1 + 1 + 4 * 3 + 4) + 4
     first = browser.execute_cdp_cmd("DOM.getBoxModel", {"nodeId": images[0]})["model"]
     # A broken image would be as low as its alternative text.
     assert first["height"] > 100

@@ -10,9 +10,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from actlake.analyze.report import write_report
+from tests.analyze.chromium import open_page, states, wait_for
 from tests.analyze.intervention_data import all_tables, scored
 from tests.analyze.report_data import small_input
-from tests.analyze.test_report_browser import HOSTILE, browser, open_page, states, wait_for
+from tests.analyze.test_report_browser import HOSTILE, browser
 
 __all__ = ["browser"]  # a fixture
 
