@@ -11,10 +11,19 @@ import torch
 from torch import nn
 
 from ..schemas import InvalidInputError
+from .blocks import find_blocks
 from .flat_pooling import Piece
 from .vllm_calls import locate
 
-__all__ = ["ROW", "Failures", "check_runner", "label_pieces", "query_starts", "read_inputs"]
+__all__ = [
+    "ROW",
+    "Failures",
+    "WorkerHooks",
+    "check_runner",
+    "label_pieces",
+    "query_starts",
+    "read_inputs",
+]
 
 ROW = "actlake_row"  # the key of a request's row, in its sampling parameters
 
@@ -99,6 +108,25 @@ def read_inputs(
     ids = given.get("input_ids")
     # A model that may see images is given embeddings: the runner still has the ids.
     return runner.input_ids.gpu if ids is None else ids, given["positions"]
+
+
+class WorkerHooks:
+    """A model of a vLLM worker, the hooks that are on it, and what they raised."""
+
+    def __init__(self, runner: Any) -> None:  # vLLM's own; not installed everywhere  # noqa: ANN401
+        self._runner = runner
+        self._model: nn.Module = runner.get_model()
+        self.blocks = find_blocks(self._model)
+        self._hidden = int(runner.model_config.get_hidden_size())
+        self._device = next(self._model.parameters()).device
+        self._failures = Failures()
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def detach(self) -> None:
+        """Take all hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
 
 class Failures:

@@ -16,10 +16,16 @@ import torch
 from torch import nn
 
 from ..schemas import InvalidInputError
-from .blocks import find_blocks
 from .flat_pooling import FlatRows, Step
 from .sites import find_taps
-from .vllm_batch import Failures, check_runner, label_pieces, query_starts, read_inputs
+from .vllm_batch import (
+    Failures,
+    WorkerHooks,
+    check_runner,
+    label_pieces,
+    query_starts,
+    read_inputs,
+)
 from .vllm_calls import answered, end_with, unpack_arrays
 from .vllm_proof import Proof, hook_stream
 
@@ -103,21 +109,15 @@ class CaptureExtension:
         return self.actlake_capture
 
 
-class _Capture:
+class _Capture(WorkerHooks):
     """The hooks of one worker and the rows they fill."""
 
-    def __init__(self, runner: Any) -> None:  # vLLM's own; not installed everywhere  # noqa: ANN401
-        self._runner = runner
-        self._model: nn.Module = runner.get_model()
-        self.blocks = find_blocks(self._model)
-        self._hidden = int(runner.model_config.get_hidden_size())
-        self._device = next(self._model.parameters()).device
+    def __init__(self, runner: Any) -> None:  # noqa: ANN401
+        super().__init__(runner)
         self._n_sites = self._n_layers = 0
         self._rows: FlatRows | None = None
         self._step: Step | None = None
         self._proof: Proof | None = None
-        self._failures = Failures()
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def attach_proof(self) -> None:
         """Put hooks on all candidate sites, and on what reads the last block's output."""
@@ -144,12 +144,6 @@ class _Capture:
                 tap = find_taps(self.blocks[layer])[site]
                 add(hook_stream(tap, self._hidden, partial(self._record, s * len(layers) + i)))
         add(self._model.register_forward_hook(self._end_step))
-
-    def detach(self) -> None:
-        """Take all hooks off."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
 
     def begin(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Expect these rows in the forward passes to come."""

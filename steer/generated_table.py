@@ -11,8 +11,7 @@ import pandas as pd
 from ..extract import LoadedModel, chat_messages, render_prompt
 from ..schemas import InvalidInputError, SteeredTextsSpec, Text
 from .costs import PatchCost, Trial
-from .generated_directions import digest_array as _digest
-from .generated_directions import keep_directions
+from .generated_directions import digest_array, keep_directions
 from .generation import Generated, GenerateRow, RowEngine, generate_rows
 from .kept import KeptRows, read_kept
 
@@ -55,8 +54,8 @@ def _conditions(
             "direction": name,
             "alpha": float(alpha),
             "seed": seed,
-            "prompt_digest": _digest(ids, "<i4"),
-            "direction_digest": _digest(vector, "<f4"),
+            "prompt_digest": digest_array(ids, "<i4"),
+            "direction_digest": digest_array(vector, "<f4"),
         }
         for prompt, ids in prompts.items()
         for name, vector in directions.items()

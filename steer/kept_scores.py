@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 
 from ..extract import LoadedModel, TokenRow
 from .costs import PatchCost, weigh_rows
+from .generated_directions import digest_array
 from .kept import KeptRows
 from .scoring import Condition, score_rows
 
@@ -137,9 +137,10 @@ def _names(
 ) -> list[tuple[str, str]]:
     """Return what tells every condition from all others: the tokens, and what is added where."""
     of_row = [
-        _digest(row.ids, "<i4") + _digest(row.response, "<u1") + f"/{row.n_prompt}" for row in rows
+        digest_array(row.ids, "<i4") + digest_array(row.response, "<u1") + f"/{row.n_prompt}"
+        for row in rows
     ]
-    of_direction = [_digest(vector, "<f4") for vector in directions]
+    of_direction = [digest_array(vector, "<f4") for vector in directions]
     return [
         (
             of_row[c.row],
@@ -148,7 +149,3 @@ def _names(
         )
         for c in conditions
     ]
-
-
-def _digest(array: np.ndarray, dtype: str) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array, dtype=dtype).tobytes()).hexdigest()[:16]

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ..extract import LoadedModel, render_texts
+from ..extract import LoadedModel
 from ..schemas import CaptureSpec, Direction, InvalidInputError, Pair
 from .costs import PatchCost, weigh_rows
 from .scoring import Condition, ScoreEngine, log_prob_differences
-from .sweep import check_direction, with_random
+from .sweep import check_direction, pair_rows, with_random
 
 __all__ = ["compare_layers", "weigh_layers"]
 
@@ -61,8 +61,7 @@ def compare_layers(
             "directions, expected some of each"
         )
         raise InvalidInputError(msg)
-    texts = [t for pair in pairs for t in (pair.positive, pair.negative)]
-    rows = render_texts(texts, loaded.tokenizer, spec=capture, max_positions=loaded.max_positions)
+    rows = pair_rows(loaded, pairs, capture=capture)
     records = []
     for direction in directions:
         check_direction(loaded, direction)
@@ -103,8 +102,7 @@ def weigh_layers(
     engine: ScoreEngine | None = None,
 ) -> PatchCost:
     """Return what :func:`compare_layers` of so many layers would run; no weights are needed."""
-    texts = [t for pair in pairs for t in (pair.positive, pair.negative)]
-    rows = render_texts(texts, loaded.tokenizer, spec=capture, max_positions=loaded.max_positions)
+    rows = pair_rows(loaded, pairs, capture=capture)
     conditions = [
         Condition(row, d, alpha)
         for d in range(1 + n_random)

@@ -53,9 +53,6 @@ def _plan(
     cells: list[tuple[int, str, int]] = []
     patches: list[Patch] = []
     for layer in chosen_layers(spec.layers, n_layers=loaded.info.n_layers):
-        if not 0 <= layer < loaded.info.n_layers:
-            msg = f"layer {layer} does not exist; there are 0 to {loaded.info.n_layers - 1}"
-            raise InvalidInputError(msg)
         own = vectors[layer]
         write = (
             write_full("source", layer)

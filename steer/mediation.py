@@ -91,9 +91,6 @@ def _plan(
     random = random_units(spec.n_random, loaded.info.hidden_size, seed=spec.seed)
     mediators, patches = [], []
     for layer in chosen_layers(spec.layers, n_layers=loaded.info.n_layers):
-        if not 0 <= layer < loaded.info.n_layers:
-            msg = f"layer {layer} does not exist; there are 0 to {loaded.info.n_layers - 1}"
-            raise InvalidInputError(msg)
         for kind in spec.mediators:
             mediators.append(_Mediator(layer, kind))
             for into, donor in (_PATCHED, _PATCHED[::-1]):

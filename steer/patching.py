@@ -13,16 +13,11 @@ import torch
 from ..extract import LoadedModel
 from ..schemas import PATCH_ARMS, InvalidInputError, PatchArm, PatchMode, PatchRow, PatchSpec, Place
 from .aligned import AlignedCase
+from .clusters import wilson
 from .conditions import Progress, States, run_conditions, weigh_conditions
 from .costs import PatchCost
 from .patched_runs import Patch, Write
-from .resampling import (
-    draw_weights,
-    interval_of_mean,
-    interval_of_ratio,
-    p_of_null,
-    wilson,
-)
+from .resampling import draw_weights, interval_of_mean, interval_of_ratio, p_of_null
 from .writes import (
     chosen_layers,
     layered_vectors,
@@ -311,7 +306,7 @@ def _rows(
         effect_low, effect_high = interval_of_mean(effect, weights)
         hits = int((np.sign(patched[k]) == np.sign(donor))[unlike].sum())
         n_unlike = int(unlike.sum())
-        found = wilson(hits, n_unlike) if n_unlike else (None, None)
+        found = wilson(hits / n_unlike, n_unlike, level=0.95) if n_unlike else (None, None)
         null = nulls.get((cell.mode, cell.layer, cell.position))
         tested = cell.arm == "coordinate" and null is not None
         highest = nulls.get((cell.mode,))

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import binomtest
 
-__all__ = ["draw_weights", "interval_of_mean", "interval_of_ratio", "p_of_null", "wilson"]
+from .clusters import Floats, cluster_weights
 
-Floats: TypeAlias = NDArray[np.float64]
+__all__ = ["Floats", "draw_weights", "interval_of_mean", "interval_of_ratio", "p_of_null"]
+
 _LEVELS = (0.025, 0.975)
 
 
 def draw_weights(n_pairs: int, *, n_draws: int, seed: int) -> Floats:
     """Return the share of each pair in each bootstrap draw, (draw, pair)."""
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(n_pairs, np.full(n_pairs, 1 / n_pairs), size=n_draws)
-    shares: Floats = counts / n_pairs
-    return shares
+    return cluster_weights(n_pairs, n_draws=n_draws, seed=seed) / n_pairs
 
 
 def interval_of_mean(values: Floats, weights: Floats) -> tuple[float, float]:
@@ -46,9 +40,3 @@ def interval_of_ratio(above: Floats, below: Floats, weights: Floats) -> tuple[fl
 def p_of_null(observed: float, null: Floats) -> float:
     """Return (1 + draws at least as far from 0) / (1 + draws)."""
     return float((1 + np.sum(np.abs(null) >= abs(observed))) / (1 + len(null)))
-
-
-def wilson(n_hits: int, n: int) -> tuple[float, float]:
-    """Return the 95 % Wilson interval of a share."""
-    found = binomtest(n_hits, n).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)

@@ -363,21 +363,23 @@ def angles_of(norm: torch.Tensor, projected: torch.Tensor, alphas: np.ndarray) -
 
 @torch.inference_mode()
 def mean_residual_norm(
-    loaded: LoadedModel, rows: Sequence[TokenRow], *, layer: int, positions: str
+    loaded: LoadedModel, rows: Sequence[TokenRow], *, layer: int, positions: str | None = None
 ) -> float:
-    """Return the mean norm of the unsteered residual at a block's output, over some positions."""
+    """Return the mean norm of a block's unsteered output: of each row's tokens, then of the rows.
+
+    Of ``positions`` (:func:`steered_mask`); None is every token that is not special, as a run
+    stores it.
+    """
     seen: list[torch.Tensor] = []
     block = find_blocks(loaded.backbone)[layer]
-    handle = block.register_forward_hook(lambda _m, _a, out: seen.append(unwrap_hidden(out)))
-    total, count = 0.0, 0
+    handle = block.register_forward_hook(lambda _m, _a, out: seen.append(unwrap_hidden(out)[0]))
+    bos, means = loaded.tokenizer.bos_token_id, []
     try:
         for row in rows:
-            batch = pad_rows(
-                [row], pad_id=0, positions=positions, bos=loaded.tokenizer.bos_token_id
-            )
-            loaded.backbone(input_ids=batch.ids.to(loaded.device), use_cache=False)
-            norms = seen.pop().float().cpu()[batch.steered].norm(dim=-1)
-            total, count = total + float(norms.sum()), count + len(norms)
+            wanted = ~row.special if positions is None else steered_mask(row, positions, bos=bos)
+            ids = torch.from_numpy(row.ids).long()[None]
+            loaded.backbone(input_ids=ids.to(loaded.device), use_cache=False)
+            means.append(float(seen.pop().float().cpu()[wanted].norm(dim=-1).mean()))
     finally:
         handle.remove()
-    return total / max(count, 1)
+    return float(np.mean(means))

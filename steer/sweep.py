@@ -29,6 +29,7 @@ __all__ = [
     "SweepResult",
     "check_direction",
     "choose_pairs",
+    "pair_rows",
     "sweep_direction",
     "weigh_direction",
     "with_random",
@@ -132,7 +133,7 @@ def sweep_direction(
         folder holds conditions of another model or positions.
     """
     plan = plan_sweep(loaded.info, direction, spec=spec, mean_norm=mean_norm, placebos=placebos)
-    rows = _rows_of(loaded, pairs, capture)
+    rows = pair_rows(loaded, pairs, capture=capture)
     difference = measure_sweep(
         loaded,
         rows,
@@ -169,7 +170,7 @@ def weigh_direction(
     prompt and layer) are counted.
     """
     plan = plan_sweep(loaded.info, direction, spec=spec, mean_norm=mean_norm, placebos=placebos)
-    rows = _rows_of(loaded, pairs, capture)
+    rows = pair_rows(loaded, pairs, capture=capture)
     cost = weigh_conditions(
         loaded, rows, plan, positions=spec.positions, folder=folder, batch_tokens=batch_tokens,
         engine=engine,
@@ -187,7 +188,10 @@ def weigh_direction(
     return cost + PatchCost(n_rows, n_rows, n_layers * tokens, trials=(trial,))
 
 
-def _rows_of(loaded: LoadedModel, pairs: Sequence[Pair], capture: CaptureSpec) -> list[TokenRow]:
+def pair_rows(
+    loaded: LoadedModel, pairs: Sequence[Pair], *, capture: CaptureSpec
+) -> list[TokenRow]:
+    """Return the tokens of the pairs' texts, positive and negative by turns."""
     texts = [t for pair in pairs for t in (pair.positive, pair.negative)]
     return render_texts(texts, loaded.tokenizer, spec=capture, max_positions=loaded.max_positions)
 

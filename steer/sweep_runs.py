@@ -13,6 +13,7 @@ import pandas as pd
 from ..extract import LoadedModel, TokenRow
 from ..schemas import digest_json
 from .costs import PatchCost, weigh_rows
+from .generated_directions import digest_array
 from .kept import KeptRows
 from .scoring import Condition, ScoreEngine, condition_batches, score_rows
 from .sweep_arms import SweepPlan
@@ -32,10 +33,7 @@ def _wanted(rows: Sequence[TokenRow], plan: SweepPlan) -> pd.DataFrame:
         ).hexdigest()[:16]
         for row, other in zip(rows[::2], rows[1::2], strict=True)
     ]  # fmt: skip
-    vectors = [
-        hashlib.sha256(np.ascontiguousarray(vector, dtype="<f4").tobytes()).hexdigest()
-        for vector in plan.vectors
-    ]
+    vectors = [digest_array(vector, "<f4") for vector in plan.vectors]
     conditions = [
         (d, a, digest_json([plan.layers, vector, alpha])[7:23])
         for d, vector in enumerate(vectors)

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
-from ..extract import LoadedModel, TokenRow, find_blocks, render_texts, unwrap_hidden
+from ..extract import LoadedModel, TokenRow
 from ..schemas import (
     CaptureSpec,
     DirectionSet,
@@ -24,7 +23,8 @@ from .clusters import cluster_weights
 from .costs import PatchCost
 from .kept_scores import score_conditions, weigh_conditions
 from .resampling import Floats, interval_of_mean, interval_of_ratio, p_of_null
-from .scoring import angle_degrees
+from .scoring import angle_degrees, mean_residual_norm
+from .sweep import pair_rows
 from .transfer_plan import TransferPlan, plan_transfer, role_of
 from .transfer_verdicts import decide_transfer
 
@@ -137,7 +137,7 @@ def compare_transfer(
         layer=layer,
         positions=spec.positions,
     )
-    norm = _mean_norm(loaded, rows, layer) if mean_norm is None else mean_norm
+    norm = mean_residual_norm(loaded, rows, layer=layer) if mean_norm is None else mean_norm
     table = _Table(plan, cells, difference, pairs=pairs, spec=spec, loaded=loaded)
     found = table.rows(angles={a: angles[:, i] for i, a in enumerate(every)}, mean_norm=norm)
     frame = pd.DataFrame.from_records([row.model_dump() for row in found])
@@ -148,27 +148,7 @@ def _render(loaded: LoadedModel, pairs: Sequence[Pair], capture: CaptureSpec) ->
     if not pairs:
         msg = "there is no pair to steer on; expected at least one"
         raise InvalidInputError(msg)
-    texts = [t for pair in pairs for t in (pair.positive, pair.negative)]
-    return render_texts(texts, loaded.tokenizer, spec=capture, max_positions=loaded.max_positions)
-
-
-@torch.inference_mode()
-def _mean_norm(loaded: LoadedModel, rows: Sequence[TokenRow], layer: int) -> float:
-    """Return the mean norm of a block's output over the tokens that are not special."""
-    seen: list[torch.Tensor] = []
-    block = find_blocks(loaded.backbone)[layer]
-    handle = block.register_forward_hook(lambda _m, _a, out: seen.append(unwrap_hidden(out)[0]))
-    norms = []
-    try:
-        for row in rows:
-            loaded.backbone(
-                input_ids=torch.from_numpy(row.ids).long()[None].to(loaded.device), use_cache=False
-            )
-            keep = torch.from_numpy(~row.special).to(loaded.device)
-            norms.append(float(seen.pop().float()[keep].norm(dim=-1).mean()))
-    finally:
-        handle.remove()
-    return float(np.mean(norms))
+    return pair_rows(loaded, pairs, capture=capture)
 
 
 class _Table:

@@ -15,8 +15,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..extract.blocks import find_blocks
-from ..extract.vllm_batch import Failures, check_runner, label_pieces, query_starts, read_inputs
+from ..extract.vllm_batch import (
+    Failures,
+    WorkerHooks,
+    check_runner,
+    label_pieces,
+    query_starts,
+    read_inputs,
+)
 from ..extract.vllm_calls import answered, end_with, pack_arrays, unpack_arrays
 from ..extract.vllm_proof import Proof
 from ..schemas import InvalidInputError
@@ -82,15 +88,11 @@ class SteerExtension:
         return self.actlake_steering
 
 
-class _Steering:
+class _Steering(WorkerHooks):
     """The hooks of one worker, and the rows that they write into."""
 
-    def __init__(self, runner: Any) -> None:  # vLLM's own; not installed everywhere  # noqa: ANN401
-        self._runner = runner
-        self._model: nn.Module = runner.get_model()
-        self.blocks = find_blocks(self._model)
-        self._hidden = int(runner.model_config.get_hidden_size())
-        self._device = next(self._model.parameters()).device
+    def __init__(self, runner: Any) -> None:  # noqa: ANN401
+        super().__init__(runner)
         self._plan: FlatWrites | None = None
         self._tables: list[Table] = []
         self._reading: Reading | None = None
@@ -100,12 +102,10 @@ class _Steering:
         self._counts = {"n_steps": 0, "n_recomputed": 0, "n_writes": 0}
         self._proof: Proof | None = None
         self._clean: torch.Tensor | None = None  # what the model gave in the first trial
-        self._failures = Failures()
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def begin(self, arrays: Mapping[str, np.ndarray], *, watch: bool) -> None:
         """Put hooks on what is written, and on the model around it."""
-        self._detach()
+        self.detach()
         plan = FlatWrites.from_arrays(arrays)
         self._plan, self._step = plan, None
         self._tables = [Table(write, device=self._device) for write in plan.writes]
@@ -128,7 +128,7 @@ class _Steering:
 
     def end(self, n_run: np.ndarray) -> dict[str, Any]:
         """Return counts, and what a watched pass shows."""
-        self._detach()
+        self.detach()
         self._failures.check()
         if self._mismatches and bool(torch.stack(self._mismatches).any()):
             steps = [i for i, wrong in enumerate(self._mismatches) if bool(wrong)]
@@ -162,11 +162,6 @@ class _Steering:
             output is not None and self._clean is not None and torch.equal(output, self._clean)
         )
         return {"sites": sites, "changed": not is_same}
-
-    def _detach(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
 
     def _begin_step(self, _module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ANN401
         self._step = None

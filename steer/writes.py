@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 
 from ..extract import LoadedModel
 from ..schemas import InvalidInputError
+from .generated_directions import digest_array
 from .operators import apply_operator
 from .patched_runs import CleanRuns, Write
 
@@ -40,13 +40,17 @@ class NamedWrite:
 
 def name_vector(vector: torch.Tensor) -> str:
     """Return a short digest of a vector's numbers."""
-    array = vector.detach().cpu().numpy().astype("<f4")
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+    return digest_array(vector.detach().cpu().numpy(), "<f4")
 
 
 def chosen_layers(layers: object, *, n_layers: int) -> list[int]:
-    """Return the layers of a spec."""
-    return list(range(n_layers)) if layers == "all" else list(layers)  # type: ignore[call-overload]
+    """Return the layers of a spec; raise InvalidInputError where one does not exist."""
+    chosen: list[int] = list(range(n_layers)) if layers == "all" else list(layers)  # type: ignore[call-overload]
+    beyond = [layer for layer in chosen if not 0 <= layer < n_layers]
+    if beyond:
+        msg = f"layer {beyond[0]} does not exist; there are layers 0 to {n_layers - 1}"
+        raise InvalidInputError(msg)
+    return chosen
 
 
 def layered_vectors(

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.steer.completions import CompletionServer, in_a_thread
 
 
-class RuleServer:
+class RuleServer(CompletionServer):
     """Scores an answer by the words in it: 2 for help, 0 for ignore, 1 for neither.
 
     ``fault`` is called with the number of the request (from 0) and its body; it returns None for
@@ -23,39 +21,12 @@ class RuleServer:
     def __init__(self, port=0):
         self.fault = lambda n, body: None
         self.takes = {"json_schema", "structured_outputs", "guided_choice"}
-        self.bodies = []
-        self.lock = threading.Lock()
-        outer = self
+        super().__init__(port)
 
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *args):
-                pass
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with outer.lock:
-                    n = len(outer.bodies)
-                    outer.bodies.append(body)
-                status, reply = outer.answer(n, body)
-                if status is None:
-                    self.close_connection = True
-                    return
-                data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
-                try:
-                    self.send_response(status)
-                    self.send_header("Content-Type", "application/json")
-                    self.send_header("Content-Length", str(len(data)))
-                    self.end_headers()
-                    self.wfile.write(data)
-                except OSError:
-                    self.close_connection = True  # the client has given up waiting
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.server.daemon_threads = True
-        self.port = self.server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
-
-    def answer(self, n, body):
+    def answer(self, body):
+        with self.lock:
+            n = len(self.bodies)
+            self.bodies.append(body)
         asked = {name for name in ("structured_outputs", "guided_choice") if name in body}
         if "response_format" in body:
             asked.add("json_schema")
@@ -100,14 +71,6 @@ class RuleServer:
         ]
 
 
-@contextmanager
-def serving(port=0) -> Iterator[RuleServer]:
-    server = RuleServer(port)
-    thread = threading.Thread(target=server.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.server.shutdown()
-        server.server.server_close()
-        thread.join()
+def serving(port=0):
+    """Serve from a thread of this process."""
+    return in_a_thread(RuleServer(port))

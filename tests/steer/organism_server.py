@@ -14,18 +14,17 @@ import math
 import os
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from actlake.extract import LoadedModel, load_model
+from tests.steer.completions import CompletionServer, in_a_thread
 
 N_CONTEXT = 2048
 ROOT = Path(__file__).parents[2]
@@ -42,41 +41,13 @@ def allowed_answers(body: dict[str, Any]) -> list[str] | None:
     return body.get("guided_choice")
 
 
-class OrganismServer:
+class OrganismServer(CompletionServer):
     """The server, and what it was asked. ``delay`` seconds pass before every answer."""
 
     def __init__(self, loaded: LoadedModel, *, port: int = 0, die_after: int | None = None) -> None:
         self.loaded, self.die_after, self.delay = loaded, die_after, 0.0
-        self.bodies: list[dict[str, Any]] = []
-        self.lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *args: Any) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                self.reply(200, {"object": "list", "data": [{"id": outer.loaded.info.name}]})
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, answer = outer.answer(body)
-                self.reply(status, answer)
-
-            def reply(self, status: int, answer: dict[str, Any]) -> None:
-                data = json.dumps(answer).encode()
-                try:
-                    self.send_response(status)
-                    self.send_header("Content-Type", "application/json")
-                    self.send_header("Content-Length", str(len(data)))
-                    self.end_headers()
-                    self.wfile.write(data)
-                except OSError:
-                    self.close_connection = True  # the client has given up waiting
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
+        self.models = (loaded.info.name,)
+        super().__init__(port)
 
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         time.sleep(self.delay)
@@ -148,18 +119,9 @@ class OrganismServer:
         return new, first
 
 
-@contextmanager
-def serving_organism(loaded: LoadedModel) -> Iterator[OrganismServer]:
+def serving_organism(loaded: LoadedModel) -> AbstractContextManager[OrganismServer]:
     """Serve a loaded organism from a thread of this process."""
-    server = OrganismServer(loaded)
-    thread = threading.Thread(target=server.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.server.shutdown()
-        server.server.server_close()
-        thread.join()
+    return in_a_thread(OrganismServer(loaded))
 
 
 @contextmanager

@@ -128,6 +128,35 @@ def test_what_cannot_be_patched_is_one_line(files, change, message):
         call("steer", "patch", MODEL, files / "contrasts.jsonl", "--dry-run", *change)
 
 
+@pytest.mark.parametrize("command", ["patch", "mediate", "match"])
+@pytest.mark.parametrize("how", ["--dry-run", "--seed"])
+def test_contrasts_at_a_layer_that_does_not_exist_or_beyond_the_context(files, command, how):
+    options = ["--dry-run"] if how == "--dry-run" else ["--seed", 1]
+    args = ["--fit", 2, *options, "--out", files / "never"]
+    with pytest.raises(InvalidInputError, match="layer 9 does not exist; there are layers 0 to 5"):
+        call("steer", command, MODEL, files / "contrasts.jsonl", "--layers", "2,9", *args)
+    lines = (files / "contrasts.jsonl").read_text().splitlines()
+    far = {**json.loads(lines[0]), "prompt": "I see you fall. " * 200}
+    (files / "far.jsonl").write_text("\n".join([json.dumps(far), *lines[1:]]))
+    with pytest.raises(InvalidInputError, match="the limit is 256"):
+        call("steer", command, MODEL, files / "far.jsonl", *args)
+
+
+def test_strengths_that_are_not_finite_are_refused_by_every_command(files, tmp_path):
+    common = ["--directions", files / "direction.json", "--out", tmp_path / "never"]
+    for args in (
+        ["generate", MODEL, "bundled:demo", "--layer", 2, "--alphas", "0,nan", *common],
+        ["run", tmp_path, "r", "--model", MODEL, "--alphas", "0,inf"],
+        ["transfer", MODEL, "bundled:demo", "--alphas=-inf,0,1", "--directions", files],
+        ["transfer", MODEL, "bundled:demo", "--at", "nan", "--directions", files],
+    ):
+        with pytest.raises(InvalidInputError, match="finite"):
+            call("steer", *args)
+    with pytest.raises(InvalidInputError, match=r"no direction|layer 9"):
+        call("steer", "generate", MODEL, "bundled:demo", "--layer", 9, *common)
+    assert not (tmp_path / "never").exists()
+
+
 def test_a_bad_line_is_named_and_steering_itself_goes_by_its_old_name(files):
     bad = files / "bad.jsonl"
     bad.write_text('{"id": "x"}\n')

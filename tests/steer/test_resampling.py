@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actlake.steer.clusters import wilson
 from actlake.steer.resampling import (
     draw_weights,
     interval_of_mean,
     interval_of_ratio,
     p_of_null,
-    wilson,
 )
 
 pytestmark = pytest.mark.torch  # the room imports torch
@@ -48,5 +48,5 @@ def test_p_counts_the_draws_at_least_as_far_from_zero():
     null = np.array([-3.0, 1.0, 2.0])
     assert p_of_null(2.0, null) == 3 / 4
     assert p_of_null(-4.0, null) == 1 / 4
-    assert wilson(10, 10)[1] == pytest.approx(1)
-    assert wilson(10, 10)[0] == pytest.approx(0.722, abs=1e-3)
+    assert wilson(1.0, 10, level=0.95)[1] == pytest.approx(1)
+    assert wilson(1.0, 10, level=0.95)[0] == pytest.approx(0.722, abs=1e-3)
