@@ -85,9 +85,10 @@ def demo(out: Path, store_url: str | None, as_json: bool) -> None:  # noqa: FBT0
     \b
     Example: actlake demo --out my-demo
     """
-    from .study import demo_study
+    from .study import load_study
 
-    run_opened(demo_study(), out=out, store_url=store_url, base=None, as_json=as_json)
+    found = load_study("bundled:demo")
+    run_opened(found, out=out, store_url=store_url, base=None, as_json=as_json)
 
 
 @cli.command()
