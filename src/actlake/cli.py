@@ -20,6 +20,7 @@ from .cli_corpus import corpus
 from .cli_doses import doses, negative, samples, task_free
 from .cli_generate import generate
 from .cli_geometry import COMPARISONS
+from .cli_paper import paper
 from .cli_patch import match, mediate, patch
 from .cli_progress import progress
 from .cli_review import review
@@ -158,7 +159,7 @@ steer = ExtractGroup(
     },
 )
 for command in (
-    analyze, cloud, corpus, doses, extract, negative, probe, progress, samples, score, steer, store,
-    study, task_free,
+    analyze, cloud, corpus, doses, extract, negative, paper, probe, progress, samples, score, steer,
+    store, study, task_free,
 ):  # fmt: skip
     cli.add_command(command)

@@ -88,7 +88,7 @@ def test_every_package_that_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     declared = list(project["dependencies"])
-    for extra in ("extract", "report", "vllm"):
+    for extra in ("extract", "report", "paper", "vllm"):
         declared += extras[extra]
     names = {re.split(r"[\[<>=;~ ]", line)[0].lower().replace("-", "_") for line in declared}
     names |= {"distributed"} if "dask[array,distributed]" in "".join(declared) else set()

@@ -275,7 +275,7 @@ def test_the_bundled_studies_are_those_of_the_repository_and_have_the_same_stage
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_whole_demo_runs_every_stage(tmp_path):
+def test_the_whole_demo_runs_every_stage_and_ends_in_report_and_paper(tmp_path):
     printed = json.loads(actlake("demo", "--out", tmp_path / "demo", "--json").stdout)
     assert printed["unfinished"] == []
     stages = {task["task"].split()[0] for task in printed["tasks"]}
@@ -288,3 +288,9 @@ def test_the_whole_demo_runs_every_stage(tmp_path):
              "steer_transfer"}  # fmt: skip
     assert later <= sections
     assert later <= stages
+    words = ("paper", tmp_path / "demo/results", "--out", tmp_path / "paper", "--json")
+    written = json.loads(actlake(*words).stdout)
+    assert written["left_out"] == {}
+    answers = pd.read_csv(tmp_path / "paper/hypotheses.csv").set_index(["hypothesis", "run"])
+    # What was planted: the models do mediate, and no verdict is missing its analysis.
+    assert not answers["because"].str.contains("was not run").any()
