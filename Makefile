@@ -19,7 +19,7 @@ $(VENV)/stamp-base: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/stamp-test: $(VENV)/stamp-base
-	$(PIP) -e '.[extract,report,test,lint,docs]'
+	$(PIP) -e '.[extract,report,paper,test,lint,docs]'
 	@touch $@
 
 demo: $(VENV)/stamp-base ## run the bundled study offline and write its report
@@ -38,7 +38,7 @@ test-torch-free: ## run the torch-free suite on the newest Python 3.12+
 	@test -n "$(NEWEST)" || { echo "no Python 3.12 or newer found"; exit 1; }
 	sh tests/install-chromium.sh
 	test -x .venv-newest/bin/python || $(NEWEST) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,test]'
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,paper,test]'
 	.venv-newest/bin/python -m pytest -m "not torch and not slow and not gpu" $(ARGS)
 
 # The sources come from this clone, all else from environments that clones share.

@@ -20,6 +20,7 @@ from .cli_corpus import corpus
 from .cli_doses import doses, negative, samples, task_free
 from .cli_generate import generate
 from .cli_geometry import COMPARISONS
+from .cli_paper import paper
 from .cli_patch import match, mediate, patch
 from .cli_progress import progress
 from .cli_review import review
@@ -93,9 +94,10 @@ def demo(out: Path, store_url: str | None, as_json: bool) -> None:  # noqa: FBT0
     \b
     Example: actlake demo --out my-demo
     """
-    from .study import demo_study
+    from .study import load_study
 
-    run_opened(demo_study(), out=out, store_url=store_url, base=None, as_json=as_json)
+    found = load_study("bundled:demo")
+    run_opened(found, out=out, store_url=store_url, base=None, as_json=as_json)
 
 
 @cli.command()
@@ -177,7 +179,7 @@ steer = ExtractGroup(
     },
 )
 for command in (
-    analyze, cloud, corpus, doses, extract, negative, probe, progress, samples, score, steer, store,
-    study, task_free,
+    analyze, cloud, corpus, doses, extract, negative, paper, probe, progress, samples, score, steer,
+    store, study, task_free,
 ):  # fmt: skip
     cli.add_command(command)

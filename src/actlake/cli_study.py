@@ -48,13 +48,13 @@ def study() -> None:
 
 
 @study.command("plan")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file")
 @_out
 @_store
 @_chosen
 @json_option
 def study_plan(
-    file: Path,
+    file: str,
     out: Path | None,
     store_url: str | None,
     *,
@@ -69,11 +69,11 @@ def study_plan(
     \b
     Example: actlake study plan studies/empathy.toml --store s3://bucket/empathy
     """
-    from .study import load_study, open_study
+    from .study import open_study
 
-    found = load_study(file)
+    found, path = _found(file)
     graph = open_study(
-        found, out=out or Path(file.stem), store_url=store_url, base=file.parent, write=False,
+        found, out=out or Path(path.stem), store_url=store_url, base=path.parent, write=False,
         say=say,
     )  # fmt: skip
     tasks = graph.select(**_selection(chosen))
@@ -134,13 +134,13 @@ def _planned(graph: Graph, task: Task, file: StudyFile) -> dict[str, Any]:
 
 
 @study.command("run")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file")
 @_out
 @_store
 @_chosen
 @json_option
 def study_run(
-    file: Path,
+    file: str,
     out: Path | None,
     store_url: str | None,
     *,
@@ -149,19 +149,31 @@ def study_run(
 ) -> None:
     """Run the stages of FILE that are not done, and write the report.
 
+    FILE is TOML; or bundled:demo or bundled:empathy, which come with actlake; or a URL, beside
+    which the texts lie that it names.
+
     Machines that name the same store share what is done: the rented one runs --where gpu, the
     laptop --where cpu.
 
     \b
     Example: actlake study run empathy.toml --store s3://bucket/empathy
     """
-    from .study import load_study
-
-    found, selection = load_study(file), _selection(chosen)
+    found, path = _found(file)
     run_opened(
-        found, out=out or Path(file.stem), store_url=store_url, base=file.parent,
-        as_json=as_json, **selection,
+        found, out=out or Path(path.stem), store_url=store_url, base=path.parent,
+        as_json=as_json, **_selection(chosen),
     )  # fmt: skip
+
+
+def _found(file: str) -> tuple[StudyFile, Path]:
+    """Return a study and its file; what a URL names lies here until the command ends."""
+    import tempfile
+
+    from .study_files import find_study, load_study
+
+    folder = click.get_current_context().with_resource(tempfile.TemporaryDirectory())
+    path = find_study(file, folder=Path(folder))
+    return load_study(path), path
 
 
 def _selection(chosen: dict[str, Any]) -> dict[str, Any]:
@@ -187,6 +199,10 @@ def run_opened(
         "report": None if outcome.report is None else str(outcome.report),
         "store": outcome.store_url,
         "seconds": outcome.seconds,
+        "tasks": [
+            {"task": one.task.name, "state": one.state, "seconds": one.seconds}
+            for one in outcome.outcomes
+        ],
         "unfinished": [
             {"task": one.task.name, "state": one.state, "message": one.message}
             for one in outcome.unfinished

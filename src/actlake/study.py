@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from .graph import Graph, Outcome, Place, Task
 from .reporting import read_steering, report_stage
-from .schemas import InvalidInputError, NotFoundError, SteerSpec, StudyFile
+from .schemas import SteerSpec, StudyFile
 from .stages import Results, load_corpus, load_scenarios
+from .study_files import load_study
 from .study_tasks import StudyParts, study_graph
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "StudyOutcome",
-    "demo_study",
     "load_study",
     "open_study",
     "run_study",
@@ -45,52 +44,6 @@ class StudyOutcome:
     def unfinished(self) -> list[Outcome]:
         """The tasks that failed, or wait for others."""
         return [outcome for outcome in self.outcomes if outcome.state in {"failed", "waits"}]
-
-
-def demo_study() -> StudyFile:
-    """Return the bundled study: three organisms on the bundled corpus."""
-    from .corpus.grammar import system_prompts
-
-    asked = {
-        arm: system_prompts(disposition, held_out=True)[:5]
-        for arm, disposition in (("positive", "empathic"), ("negative", "task"))
-    }
-    return StudyFile.parse(
-        {
-            "name": "demo",
-            "title": "Stop and help, or press on: three model organisms",
-            "corpus": {"source": "bundled:demo"},
-            "models": [
-                {"model": f"bundled:{name}"}
-                for name in ("phi3-organism", "llama-organism", "gemma2-organism")
-            ],
-            # Several blocks per run, so that a kill loses seconds rather than a model.
-            "extract": {"chunk_size": 128},
-            "steer": {"subsets": ["plain"], "n_prompts": 24, "system_prompts": asked},
-        }
-    )
-
-
-def load_study(path: str | Path) -> StudyFile:
-    """Return the study that a TOML file describes.
-
-    Raises
-    ------
-    NotFoundError
-        If there is no such file.
-    InvalidInputError
-        If it is not TOML, or a key or value is wrong (the nearest known key is named).
-    """
-    path = Path(path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as err:
-        msg = f"{path}: no such file; expected a study file in TOML"
-        raise NotFoundError(msg) from err
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
-        msg = f"{path}: not a readable TOML file: {err}"
-        raise InvalidInputError(msg) from err
-    return StudyFile.parse(data, where=str(path))
 
 
 def open_study(

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("schemas", "store", "corpus", "extract", "analyze", "steer", "models")
+FOLDERS = (*ROOMS, "studies")  # rooms of code, and data beside it
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,8 @@ def built(tmp_path_factory):
 
 
 def expected_files():
-    """Every file of the rooms and of the facade, as the package should name it."""
-    for room in ROOMS:
+    """Every file of the folders and of the facade, as the package should name it."""
+    for room in FOLDERS:
         for path in (ROOT / room).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield f"actlake/{path.relative_to(ROOT)}"
@@ -72,7 +73,8 @@ def test_the_wheel_imports_in_an_environment_without_the_sources(built, tmp_path
         "for room in rooms: importlib.import_module('actlake.' + room)\n"
         "from actlake.corpus import bundled_corpus\n"
         "from actlake.models import organism_names, organism_path\n"
-        "print(bundled_corpus('demo')[0].n_texts)\n"
+        "from actlake.study import load_study\n"
+        "print(bundled_corpus('demo')[0].n_texts, load_study('bundled:demo').name)\n"
         "print([organism_path(n).name for n in organism_names()])\n"
     )
     done = subprocess.run(
@@ -85,7 +87,9 @@ def test_the_wheel_imports_in_an_environment_without_the_sources(built, tmp_path
 def test_every_package_that_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    declared = [*project["dependencies"], *extras["extract"], *extras["report"], *extras["vllm"]]
+    declared = list(project["dependencies"])
+    for extra in ("extract", "report", "paper", "vllm"):
+        declared += extras[extra]
     names = {re.split(r"[\[<>=;~ ]", line)[0].lower().replace("-", "_") for line in declared}
     names |= {"distributed"} if "dask[array,distributed]" in "".join(declared) else set()
     imported_as = {

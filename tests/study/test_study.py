@@ -10,13 +10,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from actlake.schemas import NotFoundError, StudyFile
 from actlake.store import open_store, verify_run
-from actlake.study import demo_study
+from actlake.study import load_study
 
 pytestmark = pytest.mark.torch
 
 ACTLAKE = str(Path(sys.executable).with_name("actlake"))
 README = Path(__file__).parents[2] / "README.md"
+STUDIES = Path(__file__).parents[2] / "studies"
+STAGES = ("study", "run", "bundled:demo", "--only", "variants,extract,probe,pca,steer")
 RUNS = ["phi3-organism", "llama-organism", "gemma2-organism"]
 
 
@@ -31,9 +34,9 @@ def actlake(*args, check=True, **options):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The folder of one whole demo, as a user runs it, and what it printed as JSON."""
+    """The folder of the bundled study's first stages, and what it printed as JSON."""
     out = tmp_path_factory.mktemp("demo")
-    printed = actlake("demo", "--out", out, "--json").stdout
+    printed = actlake(*STAGES, "--out", out, "--json").stdout
     return out, json.loads(printed)
 
 
@@ -59,8 +62,8 @@ def test_the_demo_steers_monotonically_and_beats_its_random_directions(demo):
         table = pd.read_parquet(out / "results" / row["run"] / "steer" / "steering.parquet")
         asked = table["direction"] == "system_prompt"
         zero = table[(table["alpha_raw"] == 0) & ~asked]
-        # The direction, 20 random ones, 5 draws of shuffled labels, the orthogonal one.
-        assert len(zero) == 27
+        # The direction, 10 random ones, 3 draws of shuffled labels, the orthogonal one.
+        assert len(zero) == 15
         assert (zero["estimate"] == 0).all()
         prompted = table[asked].set_index("prompt")["estimate"]
         assert prompted["positive"] > 0 > prompted["negative"]
@@ -89,8 +92,8 @@ def test_every_probe_row_carries_its_controls_and_provenance(demo):
 def test_running_the_demo_again_does_nothing(demo):
     out, printed = demo
     before = {p: p.stat().st_mtime_ns for p in (out / "store").rglob("*") if p.is_file()}
-    again = actlake("demo", "--out", out, "--json")
-    assert again.stderr.count(": was done") == 12
+    again = actlake(*STAGES, "--out", out, "--json")
+    assert again.stderr.count(": was done") == 13  # four stages of three models, and the variants
     assert json.loads(again.stdout)["summary"] == printed["summary"]
     after = {p: p.stat().st_mtime_ns for p in (out / "store").rglob("*") if p.is_file()}
     assert {p.name for p in after if after[p] != before.get(p)} <= {"catalog.json"}
@@ -253,6 +256,41 @@ def test_an_unreachable_bucket_is_one_line_without_secrets(tmp_path):
     assert "verysecret" not in done.stderr
 
 
-def test_the_bundled_study_is_the_one_that_the_readme_describes():
-    study = demo_study()
-    assert [m.model for m in study.models] == [f"bundled:{run}" for run in RUNS]
+def test_the_bundled_studies_are_those_of_the_repository_and_have_the_same_stages():
+    demo, whole = (load_study(f"bundled:{name}") for name in ("demo", "empathy"))
+    assert [m.model for m in demo.models] == [f"bundled:{run}" for run in RUNS]
+    for name in ("demo", "empathy"):
+        assert load_study(STUDIES / f"{name}.toml") == load_study(f"bundled:{name}")
+    run, planned = (
+        {name for name in StudyFile.model_fields if getattr(study, name) is not None}
+        for study in (demo, whole)
+    )
+    assert planned - run == set()
+    for study in (demo, whole):  # else nobody can tell whether the claimed strength is needed
+        assert study.steer.unit == "raw"
+        assert {study.doses.claimed, -study.doses.claimed} <= set(study.steer.alphas)
+    with pytest.raises(NotFoundError, match="did you mean 'demo'"):
+        load_study("bundled:demmo")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_whole_demo_runs_every_stage_and_ends_in_report_and_paper(tmp_path):
+    printed = json.loads(actlake("demo", "--out", tmp_path / "demo", "--json").stdout)
+    assert printed["unfinished"] == []
+    stages = {task["task"].split()[0] for task in printed["tasks"]}
+    sections = {
+        name for name in StudyFile.model_fields
+        if getattr(load_study("bundled:demo"), name) is not None
+    }  # fmt: skip
+    later = {"variants", "nulls", "confounds", "ablation", "geometry", "similarity", "transfer",
+             "patch", "mediate", "match", "texts", "doses", "negative", "task_free",
+             "steer_transfer"}  # fmt: skip
+    assert later <= sections
+    assert later <= stages
+    words = ("paper", tmp_path / "demo/results", "--out", tmp_path / "paper", "--json")
+    written = json.loads(actlake(*words).stdout)
+    assert written["left_out"] == {}
+    answers = pd.read_csv(tmp_path / "paper/hypotheses.csv").set_index(["hypothesis", "run"])
+    # What was planted: the models do mediate, and no verdict is missing its analysis.
+    assert not answers["because"].str.contains("was not run").any()

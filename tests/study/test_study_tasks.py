@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -153,6 +154,23 @@ def test_the_tables_of_the_stages_name_their_run(whole):
     assert (zero == 1).all()
     separations = sorted(texts["alpha_separation"].round(6).unique())
     assert separations == [-1, 0, 1]
+
+
+def test_the_paper_of_a_study_has_a_part_for_every_stage(whole, tmp_path):
+    folder, _, _ = whole
+    words = ["paper", str(folder / "out/results"), "--out", str(tmp_path), "--json"]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert set(found["left_out"]) == {"ablation"}  # this study has no variants
+    for name, paths in found["written"].items():
+        assert all(Path(path).stat().st_size > 0 for path in paths), name
+    patched = pd.read_csv(tmp_path / "patching.csv")
+    kept = pd.read_parquet(folder / "out/results" / LLAMA / "patch/patching.parquet")
+    kept = kept[(kept["mode"] == "denoise") & kept["arm"].isin(["full", "coordinate"])]
+    assert sorted(patched["value"].round(9)) == sorted(
+        kept["effect" if patched["unit"][0] == "nats" else "estimate"].round(9)
+    )
 
 
 def test_another_machine_over_the_same_store_does_nothing_again(whole, tmp_path):
