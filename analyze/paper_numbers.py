@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from .hypotheses import StudyTables, judge_hypotheses
+from .hypothesis_tables import judge_study, study_tables
 from .paper_latex import table_float
 from .paper_parts import LeftOut, PaperPart, PaperTables, count
 from .report_numbers import decimal, interval, number, p_text, subset_numbers
@@ -19,16 +19,6 @@ _READINGS = {
     "level": "not beyond words",
     "below": "below words",
     "unknown": "",
-}
-_TABLES = {
-    "ablation": "ablation",
-    "geometry": "geometry",
-    "patching": "patching",
-    "matched": "matched",
-    "mediation": "mediation",
-    "doses": "doses-verdicts",
-    "task_free": "task-free-verdicts",
-    "negative": "negative-verdicts",
 }
 
 
@@ -115,10 +105,8 @@ def hypotheses(tables: PaperTables) -> PaperPart | LeftOut:
         return LeftOut("no run was probed")
     results = tables.results
     null = pd.DataFrame() if results.null is None else results.null
-    given = {name: tables.table(of) for name, of in _TABLES.items()}
-    # The runs' own rows alone: the judges want one table of each kind.
-    probes = results.rows[results.rows["analysis"] == "probe"]
-    verdicts = judge_hypotheses(StudyTables(probes=probes, null=null, **given), runs=runs)
+    found = study_tables(results.rows, null, results.tables)
+    verdicts = judge_study(found, runs, results.study)
     rows = pd.DataFrame(
         [
             {

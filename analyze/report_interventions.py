@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from .hypotheses import HypothesisVerdict
+from .hypothesis_tables import judge_study, study_tables
 from .report_doses import add_doses
-from .report_hypotheses import judge_study, study_tables
 from .report_matched import add_matched
 from .report_mediation import add_mediation
 from .report_numbers import RunView
@@ -32,7 +32,7 @@ def judge_report(
     study: Mapping[str, Any],
 ) -> list[HypothesisVerdict]:
     """Return the verdicts on the plan's hypotheses, per model."""
-    return judge_study(study_tables(rows, null, tables), views, study)
+    return judge_study(study_tables(rows, null, tables), list(label_runs(views)), study)
 
 
 def add_interventions(

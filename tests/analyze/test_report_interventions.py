@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from actlake.analyze.hypotheses import HYPOTHESES, HypothesisVerdict, combine_verdicts
+from actlake.analyze.hypothesis_tables import judge_study, study_tables
 from actlake.analyze.report_doses import add_doses, dose_statement
-from actlake.analyze.report_hypotheses import judge_study, study_tables, summary
+from actlake.analyze.report_hypotheses import summary
 from actlake.analyze.report_interventions import add_interventions
 from actlake.analyze.report_matched import matched_statement
 from actlake.analyze.report_mediation import mediation_statement
@@ -75,7 +76,7 @@ def test_an_answer_holds_over_all_models_only_where_every_model_gives_it(answers
 def judged(tables, of_study):
     rng = np.random.default_rng(0)
     rows, null = probe_rows(rng), null_table(rng)
-    found = judge_study(study_tables(rows, null, tables), views(), of_study)
+    found = judge_study(study_tables(rows, null, tables), [view.run for view in views()], of_study)
     return {(v.hypothesis.id, v.run): v for v in found}
 
 
