@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,18 +132,36 @@ class Analyses:
         frame = transfer_run(self._open_all(runs), list(self.texts), spec=spec)
         _write(frame, folder, "transfer")
 
-    def map(self, folder: Path, source: str, target: str) -> None:
-        """Map the direction of one run to another, with the controls of a transfer."""
+    def map(self, folder: Path, source: str, target: str, *, swept: Collection[str]) -> None:
+        """Map the direction of one run to another, with the controls of a transfer.
+
+        Where a run was ``swept``, its direction is that of the layer that was steered.
+        """
         from .analyze import map_directions, save_directions
 
         found = map_directions(
             self._open_all([source, target]),
             source=source,
             target=target,
+            layers=self._mapped_layers(source, target, swept),
             pool=self.study.steer.pool,
             spec=self.study.transfer or TransferSpec(),
         )
         save_directions(found, folder)
+
+    def _mapped_layers(
+        self, source: str, target: str, swept: Collection[str]
+    ) -> tuple[int, int] | None:
+        """Return the steered layers; of a source that was not steered the one as deep."""
+        from .steering import steered_layer
+
+        if target not in swept:
+            return None
+        to = steered_layer(self.folder_of("steer", target))
+        if source in swept:
+            return steered_layer(self.folder_of("steer", source)), to
+        depths = [self.store.read_plan(run).model.n_layers for run in (source, target)]
+        return max(0, round((to + 1) / depths[1] * depths[0]) - 1), to
 
     def doses(self, folder: Path, run: str) -> None:
         """Analyse the sweep's dose-response, and ask whether the claimed strength is needed."""

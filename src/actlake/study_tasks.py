@@ -181,12 +181,19 @@ class _Builder:
     def _transfer_steering(self, source: str, target: str) -> None:
         """Add the map of a direction to another model, and steering with it."""
         pair, model = f"{source}--{target}", self.models[target]
+        swept = [
+            run for run in (source, target) if self.models[run].steer and self.study.steer.enabled
+        ]
         self._add(
             "map",
             pair,
-            partial(self.analyses.map, source=source, target=target),
+            partial(self.analyses.map, source=source, target=target, swept=swept),
             specs=("transfer",),
-            needs=[("extract", source), ("extract", target)],
+            needs=[
+                ("extract", source),
+                ("extract", target),
+                *(("steer", run) for run in swept),
+            ],
             given={"pool": self.study.steer.pool},
         )
         self._add(
