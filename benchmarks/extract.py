@@ -24,6 +24,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actlake.corpus import corpus_info
 from actlake.extract import (
+    LoadedModel,
+    PreparedRun,
     TransformersEngine,
     extraction_environment,
     find_blocks,
@@ -85,6 +87,19 @@ def make_texts() -> list[Text]:
     return texts
 
 
+def run_forward(loaded: LoadedModel, prepared: PreparedRun) -> None:
+    """Run the bare backbone over the batches of a plan."""
+    with torch.inference_mode():
+        for block in range(prepared.plan.n_blocks):
+            for batch in prepared.batches(block):
+                rows = [prepared.rows[i] for i in batch]
+                ids, attended, _ = pad_rows(rows, pad_id=0, bos_id=1)
+                loaded.backbone(
+                    input_ids=ids, attention_mask=attended, use_cache=False,
+                    position_ids=torch.arange(ids.shape[1]).expand(len(rows), -1),
+                )  # fmt: skip
+
+
 class Bench:
     """One model, one plan; each measure does the same texts."""
 
@@ -114,16 +129,7 @@ class Bench:
 
     def forward(self) -> None:
         """Run the bare backbone over the same batches."""
-        prepared = self.prepared
-        with torch.inference_mode():
-            for block in range(prepared.plan.n_blocks):
-                for batch in prepared.batches(block):
-                    rows = [prepared.rows[i] for i in batch]
-                    ids, attended, _ = pad_rows(rows, pad_id=0, bos_id=1)
-                    self.loaded.backbone(
-                        input_ids=ids, attention_mask=attended, use_cache=False,
-                        position_ids=torch.arange(ids.shape[1]).expand(len(rows), -1),
-                    )  # fmt: skip
+        run_forward(self.loaded, self.prepared)
 
     def extract(self, prepared: Any = None) -> None:
         """Pool all layers into a new local store."""
@@ -228,18 +234,30 @@ def extract(model, chosen, folder):
                 model=model, run="r", extract=spec)
 extract("bundled:llama-organism", texts[:8], "-small")  # all that is imported on the way
 base = peak_mib()
-extract(sys.argv[1], texts, "-large")
+if sys.argv[3] == "extract":
+    extract(sys.argv[1], texts, "-large")
+else:
+    loaded = bench.load_model(sys.argv[1], device="cpu")
+    prepared = bench.prepare_run(texts, loaded, run="r", corpus="bench",
+                                 capture=bench.CaptureSpec(), extract=spec)
+    bench.run_forward(loaded, prepared)
 weights = sum(f.stat().st_size for f in bench.Path(sys.argv[1]).glob("*.safetensors"))
 print((peak_mib() - base) * 2**20 / weights)
 """
 
 
-def peak_memory(bench: Bench) -> float:
-    """Return an extraction's memory over that of a tiny one, in sizes of the weights."""
+def peak_memory(bench: Bench, what: str = "extract") -> float:
+    """Return an extraction's memory over that of a tiny one, in sizes of the weights.
+
+    ``forward`` is the memory of the bare forward pass over the same batches.
+    """
     root = str(Path(__file__).resolve().parent.parent)
     command = [sys.executable, "-c", _MEMORY.format(root=root), str(bench.model)]
     done = subprocess.run(
-        [*command, str(bench.folder / "memory")], capture_output=True, text=True, check=True
+        [*command, str(bench.folder / f"memory-{what}"), what],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return round(float(done.stdout.split()[-1]), 2)
 
@@ -276,6 +294,7 @@ def main() -> None:
         print(f"naive: {naive:.1f} s from {some} texts, ours {ours:.1f} s")
         figures["speedup_vs_naive"] = round(naive / ours, 1)
         figures["peak_rss_vs_model"] = peak_memory(bench)
+        figures["limit_peak_rss"] = peak_memory(bench, "forward")
     emit(figures)
 
 
