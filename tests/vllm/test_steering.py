@@ -261,22 +261,6 @@ def test_a_sweep_is_that_of_transformers_and_goes_on_in_its_folder(engine, loade
     assert speed.tokens_per_second > 0
 
 
-def test_tokens_from_a_cache_are_not_read(loaded, prompts):
-    rows = render_texts(bundled_corpus("demo")[1][:1], loaded.tokenizer, spec=CaptureSpec())
-    cached = VllmSteering(
-        loaded, longest=LONGEST, batch_tokens=64, prefix_caching=True, options={"block_size": 32}
-    )
-    assert rows[0].n_tokens > 40  # more than a block
-    settings = {
-        "directions": np.eye(1, 128), "alphas": [1.0], "layer": 1, "positions": "all",
-    }  # fmt: skip
-    with cached.ready():
-        first = cached.angle_degrees(rows, **settings)
-        np.testing.assert_allclose(first, angle_degrees(loaded, rows, **settings), rtol=1e-4)
-        with pytest.raises(InvalidInputError, match="tokens from a cache are not read"):
-            cached.angle_degrees(rows, **settings)
-
-
 def test_what_does_not_fit_is_refused_and_the_engine_lives_on(engine, loaded, prompts):
     ids, attended = prompts
     n = len(ids)

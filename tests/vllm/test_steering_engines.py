@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from actlake.extract import load_model
-from actlake.schemas import SteeredTextsSpec
+from actlake.corpus import bundled_corpus
+from actlake.extract import load_model, render_texts
+from actlake.schemas import CaptureSpec, InvalidInputError, SteeredTextsSpec
 from actlake.steer import (
     GenerateRow,
     Intervention,
     Positions,
     VllmSteering,
+    angle_degrees,
     generate_rows,
     plan_positions,
 )
@@ -219,3 +221,19 @@ def test_a_state_written_at_the_last_block_gives_its_own_logits(loaded):
         norm = half.backbone.norm(source.bfloat16()[:, None])
         wanted = half.network.lm_head(norm)[:, 0].float().log_softmax(dim=-1)
     torch.testing.assert_close(seen, wanted, rtol=0, atol=0.05)
+
+
+def test_tokens_from_a_cache_are_not_read(loaded):
+    rows = render_texts(bundled_corpus("demo")[1][:1], loaded.tokenizer, spec=CaptureSpec())
+    cached = VllmSteering(
+        loaded, longest=200, batch_tokens=64, prefix_caching=True, options={"block_size": 32}
+    )
+    assert rows[0].n_tokens > 40  # more than a block
+    settings = {
+        "directions": np.eye(1, 128), "alphas": [1.0], "layer": 1, "positions": "all",
+    }  # fmt: skip
+    with cached.ready():
+        first = cached.angle_degrees(rows, **settings)
+        np.testing.assert_allclose(first, angle_degrees(loaded, rows, **settings), rtol=1e-4)
+        with pytest.raises(InvalidInputError, match="tokens from a cache are not read"):
+            cached.angle_degrees(rows, **settings)
