@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .contrast_directions import (
         fit_contrast_direction,
     )
+    from .costs import PatchCost
     from .curves import (
         LogisticCurves,
         fit_curves,
