@@ -5,11 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
 
 from .errors import InvalidInputError
 from .strict_json import load_json
@@ -216,13 +215,13 @@ class Record(BaseModel):
         return list(model.model_fields)
 
 
-def _without_echoes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+def _without_echoes(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return errors without those that only follow from others.
 
     A value that fits no member of a union is one error, without the members in its path; a tuple
     is not too short where its items are wrong.
     """
-    kept: dict[tuple[int | str, ...], ErrorDetails] = {}
+    kept: dict[tuple[int | str, ...], Mapping[str, Any]] = {}
     for item in errors:
         names = (part for part in item["loc"] if not str(part).startswith(_MEMBERS))
         loc = tuple(names)
