@@ -6,7 +6,7 @@ verdict rests on the best of many layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -33,7 +33,8 @@ class StudyTables:
     Each has a column ``run``. ``probes`` are ResultRow rows, ``null`` the random directions' band,
     ``ablation`` AblationRow, ``geometry`` GeometryRow, ``patching`` PatchRow, ``matched``
     MatchedRow and ``mediation`` MediationRow rows; ``doses``, ``task_free`` and ``negative`` are
-    the verdicts of those analyses.
+    the verdicts of those analyses. ``layers`` has by run the layer that the probe is read at; of a
+    run that is not in it, that of the nested row, if it has one.
     """
 
     probes: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -46,6 +47,7 @@ class StudyTables:
     doses: pd.DataFrame = field(default_factory=pd.DataFrame)
     task_free: pd.DataFrame = field(default_factory=pd.DataFrame)
     negative: pd.DataFrame = field(default_factory=pd.DataFrame)
+    layers: Mapping[str, int] = field(default_factory=dict)
 
 
 _Verdicts: TypeAlias = Iterator[tuple[str | None, Answer, str]]
@@ -172,7 +174,7 @@ def _mediating(rows: pd.DataFrame, tables: StudyTables) -> tuple[Answer, str]:
         return "cannot tell", "no indirect effect along the direction was estimated"
     top = _best(effects)
     run = str(rows["run"].iloc[0])
-    probed = _probed_layer(tables.probes, run)
+    probed = _probed_layer(tables, run)
     shown = (
         f"the indirect effect is largest at layer {int(top['layer'])}: "
         f"{_number(top['estimate'])} ({_interval(top)}) nats"
@@ -294,9 +296,11 @@ def _above_zero(row: Row) -> bool:
     return pd.notna(row["ci_low"]) and float(row["ci_low"]) > 0
 
 
-def _probed_layer(probes: pd.DataFrame, run: str) -> int | None:
-    """Return the layer that most inner folds of the probe chose, None if none did."""
-    row = _nested(probes, run)
+def _probed_layer(tables: StudyTables, run: str) -> int | None:
+    """Return the layer that the probe is read at, None where none was chosen."""
+    if run in tables.layers:
+        return tables.layers[run]
+    row = _nested(tables.probes, run)
     return None if row is None or pd.isna(row["layer"]) else int(row["layer"])
 
 
@@ -305,7 +309,7 @@ def _at_probe(rows: pd.DataFrame, tables: StudyTables) -> pd.DataFrame:
     if rows.empty:
         return rows
     layers = sorted({int(layer) for layer in rows["layer"].dropna()})
-    wanted = _probed_layer(tables.probes, str(rows["run"].iloc[0]))
+    wanted = _probed_layer(tables, str(rows["run"].iloc[0]))
     wanted = layers[len(layers) // 2] if wanted is None else wanted
     return rows[rows["layer"] == min(layers, key=lambda layer: abs(layer - wanted))]
 

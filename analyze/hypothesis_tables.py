@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from .hypotheses import HypothesisVerdict, StudyTables, judge_hypotheses
+from .report_numbers import RunView
 
 __all__ = ["judge_study", "study_tables"]
 
@@ -48,15 +49,20 @@ _COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def study_tables(
-    rows: pd.DataFrame, null: pd.DataFrame, tables: Mapping[str, pd.DataFrame]
+    rows: pd.DataFrame,
+    null: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    views: Sequence[RunView] = (),
 ) -> StudyTables:
-    """Return the tables that hypotheses are judged from, among those of a report.
+    """Return the tables that hypotheses are judged from, and the layers that ``views`` quote.
 
     Probes are judged by their folds: rows of the test split are left out.
     """
     found = {name: _filled(tables.get(source), name) for name, (source, _) in _COLUMNS.items()}
     probes = rows[rows["analysis"] == "probe"] if len(rows) else pd.DataFrame()
-    return StudyTables(probes=probes, null=null, **found)
+    layers = {view.run: view.layer for view in views if view.layer is not None}
+    return StudyTables(probes=probes, null=null, layers=layers, **found)
 
 
 def _filled(table: pd.DataFrame | None, name: str) -> pd.DataFrame:

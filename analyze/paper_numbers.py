@@ -105,7 +105,7 @@ def hypotheses(tables: PaperTables) -> PaperPart | LeftOut:
         return LeftOut("no run was probed")
     results = tables.results
     null = pd.DataFrame() if results.null is None else results.null
-    found = study_tables(results.rows, null, results.tables)
+    found = study_tables(results.rows, null, results.tables, views=tables.views)
     verdicts = judge_study(found, runs, results.study)
     rows = pd.DataFrame(
         [

@@ -32,7 +32,9 @@ def judge_report(
     study: Mapping[str, Any],
 ) -> list[HypothesisVerdict]:
     """Return the verdicts on the plan's hypotheses, per model."""
-    return judge_study(study_tables(rows, null, tables), list(label_runs(views)), study)
+    return judge_study(
+        study_tables(rows, null, tables, views=views), list(label_runs(views)), study
+    )
 
 
 def add_interventions(

@@ -125,6 +125,10 @@ def test_the_probes_layer_mediates_the_most_or_not():
     assert answer("H4", probes=nested(), mediation=elsewhere) == "not supported"
     close = mediated({10: 0.8, 12: 0.75})
     assert answer("H4", probes=nested(), mediation=close) == "cannot tell"
+    # A nested row has no layer of its own where folds chose different ones.
+    unplaced = nested().assign(layer=None)
+    assert answer("H4", probes=unplaced, mediation=there) == "cannot tell"
+    assert answer("H4", probes=unplaced, mediation=there, layers={RUN: 12}) == "supported"
     chance = mediated({10: 0.2, 12: 0.8}, p=0.3)
     assert answer("H4", probes=nested(), mediation=chance) == "cannot tell"
 
